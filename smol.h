@@ -1,0 +1,262 @@
+// smol.h: the public interface of smol.c, and all that a port needs to include.
+//
+// The engine answers questions about pictures with SmolVLM2. It does no I/O and allocates nothing: the caller brings the
+// bytes of a model file (mapped, read, or linked into flash) and one arena, sized beforehand by the same code that
+// carves it up. Numbers follow one contract (see ops.c): the same input gives the same bits on every machine.
+//
+//     smol_open        check the bytes of a model file                      model.c
+//     smol_picture_*   probe a picture, choose its tiles, cut them          image.c
+//     smol_prompt_*    chat template, image tokens, token ids               tokenizer.c
+//     smol_plan/start  size and carve the arena                             engine.c
+//     smol_encode_tile a tile's pixels to rows of features                  vision.c
+//     smol_forward     token ids and features to logits                     decoder.c
+//     smol_sample      logits to the next token                             decoder.c
+//
+// Functions that can fail return 0 or a negative SMOL_E_* code and leave one line in err->text.
+
+#ifndef SMOL_H
+#define SMOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SMOL_VERSION "0.1"
+
+// ---- errors ----
+
+enum {
+    SMOL_E_FORMAT = -1,     // the bytes are not what they should be
+    SMOL_E_MEMORY = -2,     // the arena is too small
+    SMOL_E_LIMIT = -3,      // the input does not fit: context, vocabulary, picture size
+    SMOL_E_CANCELLED = -4,  // the progress callback asked to stop
+};
+
+typedef struct {
+    int code;
+    char text[256];  // one line, no newline; the caller adds the file's name
+} SmolErr;
+
+// ---- memory ----
+
+// A bump allocator over the caller's bytes. With base NULL it only counts, so that planning and carving are one function.
+typedef struct {
+    uint8_t *base;
+    size_t size, used;
+    void (*note)(void *user, const char *name, size_t bytes);  // hears of each buffer; may be NULL
+    void *user;
+} SmolArena;
+
+// ---- SHA-256 (FIPS 180-4) ----
+
+typedef struct {
+    uint32_t h[8];
+    uint64_t n;
+    uint8_t block[64];
+} SmolSha256;
+
+void smol_sha256_init(SmolSha256 *s);
+void smol_sha256_add(SmolSha256 *s, const void *bytes, size_t n);
+void smol_sha256_end(SmolSha256 *s, uint8_t digest[32]);
+
+// ---- the model file (FORMAT.md) ----
+
+enum { SMOL_F32, SMOL_F32X16, SMOL_Q8, SMOL_Q4 };  // types of a tensor
+
+typedef struct {
+    int weight_type, family, template_kind;
+    // text decoder, as in Hugging Face's LlamaConfig
+    int dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, max_positions;
+    float rms_norm_eps, rope_theta;
+    int tied;
+    // vision encoder (SmolVLMVisionConfig) and connector
+    int image_size, patch_size, v_dim, v_hidden_dim, v_layers, v_heads;
+    float v_eps;
+    int scale_factor;
+    // image processor
+    int tile_size, longest_edge, image_seq_len, do_image_splitting;
+    double rescale_factor;
+    float image_mean[3], image_std[3];
+    // video processor
+    int video_max_frames, video_size;
+    double video_fps;
+    // tokens; -1 where there is none
+    int bos_id, pad_id, image_token_id, n_eos, eos_id[4];
+} SmolConfig;
+
+typedef struct {
+    char name[96];
+    int type, n_rows, n_cols;
+    const void *data;
+    size_t bytes;
+    const uint8_t *sha256;  // (32) as recorded in the file
+} SmolTensor;
+
+// The byte-level BPE tables, in place in the file.
+typedef struct {
+    const uint8_t *byte_id, *token_offset, *merges, *special, *bytes;
+    uint32_t n_tokens, n_merges, n_special;
+} SmolVocab;
+
+// A checked view of a model file. Holds pointers into the caller's bytes, which must outlive it.
+typedef struct {
+    const uint8_t *bytes;
+    size_t n_bytes;
+    SmolConfig config;
+    SmolVocab vocab;
+    int n_tensors;
+    const char *provenance;  // JSON text, not terminated
+    size_t provenance_bytes;
+    uint8_t sha256[32];  // of header, tokenizer, provenance and directory; the directory holds each tensor's own
+} SmolModel;
+
+// Checks everything but the tensors' values. bytes must be aligned to 16.
+int smol_open(SmolModel *m, const void *bytes, size_t n_bytes, SmolErr *err);
+
+// The i-th tensor of the directory, 0 <= i < n_tensors.
+void smol_tensor(const SmolModel *m, int i, SmolTensor *t);
+
+// Compares the i-th tensor's bytes with its recorded SHA-256.
+int smol_verify(const SmolModel *m, int i, SmolErr *err);
+
+// ---- pictures ----
+
+enum { SMOL_PNM = 1, SMOL_PNG, SMOL_JPEG };
+
+// What the first bytes of a picture say. Nothing is decoded.
+typedef struct {
+    const uint8_t *bytes;
+    size_t n_bytes;
+    int format, width, height;
+} SmolPicture;
+
+// The reference's plan for a picture of width x height (SmolVLMImageProcessor).
+typedef struct {
+    int resized_w, resized_h;  // longest edge set to the model's
+    int cut_w, cut_h;          // then both edges made multiples of the tile
+    int rows, cols;            // 0 x 0: one tile, not split
+    int n_tiles;               // rows * cols + 1: the last one shows the whole picture
+    int n_tokens;              // image placeholders in the prompt: n_tiles * image_seq_len
+} SmolTiling;
+
+// A picture cut into tiles, 8-bit RGB, in the arena it was loaded into.
+typedef struct {
+    SmolTiling tiling;
+    const uint8_t *cut;     // (cut_h, cut_w, 3); NULL when not split
+    const uint8_t *global;  // (tile_size, tile_size, 3)
+} SmolTiles;
+
+// Recognises PNM, PNG and JPEG, reads width and height. Other formats are named in the error.
+int smol_picture_probe(SmolPicture *p, const void *bytes, size_t n_bytes, SmolErr *err);
+
+// split 0: only the view of the whole picture.
+int smol_picture_tiling(const SmolConfig *c, int width, int height, int split, SmolTiling *t, SmolErr *err);
+
+// Arena bytes that smol_picture_load needs for this picture.
+size_t smol_picture_bytes(const SmolConfig *c, const SmolPicture *p, const SmolTiling *t);
+
+// Decodes, resizes (Lanczos, bit for bit as Pillow 12.1) and cuts.
+int smol_picture_load(const SmolConfig *c, const SmolPicture *p, const SmolTiling *t, SmolArena *arena, SmolTiles *out,
+                      SmolErr *err);
+
+// Normalised pixels of tile i, 0 <= i < n_tiles: out is (3, tile_size, tile_size).
+void smol_tile_pixels(const SmolConfig *c, const SmolTiles *tiles, int i, float *out);
+
+// ---- prompts ----
+
+// A prompt as text, before it becomes ids. Control tokens (<|im_start|>, <image>, ...) are recognised everywhere but in
+// the spans that came from the user. Both arrays belong to the caller; with NULL arrays the functions only count.
+typedef struct {
+    size_t begin, end;  // user text: bytes begin .. end - 1
+} SmolSpan;
+
+typedef struct {
+    char *text;
+    size_t n_text, text_cap;
+    SmolSpan *user;
+    size_t n_user, user_cap;
+} SmolPrompt;
+
+// One message of a conversation. Its pictures come before its text, as on the model cards.
+typedef struct {
+    const char *role;  // "system", "user" or "assistant"
+    const char *text;
+    size_t n_text;
+    const SmolTiling *pictures;
+    int n_pictures;
+} SmolMessage;
+
+// Renders a conversation with the model's chat template, image markers expanded, ending with the assistant's cue.
+int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_messages, SmolPrompt *out, SmolErr *err);
+
+// No template: the pictures' markers, then the text as it is. special 1: control tokens in the text are recognised.
+int smol_prompt_raw(const SmolModel *m, const SmolMessage *message, int special, SmolPrompt *out, SmolErr *err);
+
+// An upper bound for the scratch bytes that smol_tokenize needs for n_text bytes. Never more than n_text ids come out.
+size_t smol_tokenize_bytes(const SmolModel *m, size_t n_text);
+
+// ids has room for n_text; returns the number of ids or a negative code.
+long smol_tokenize(const SmolModel *m, const SmolPrompt *prompt, int32_t *ids, SmolArena *scratch, SmolErr *err);
+
+// The bytes of one token (not terminated, possibly part of a character). Control tokens give n = 0.
+const char *smol_token_text(const SmolModel *m, int32_t id, size_t *n);
+
+// ---- engine ----
+
+typedef struct {
+    int context;         // positions of the KV cache
+    int batch;           // prompt tokens that go through the decoder at once
+    int n_image_tokens;  // feature rows kept until they are consumed
+    int n_threads;
+    int vision;          // 0: text only, no encoder buffers
+    int all_logits;      // 1: logits of every prompt position (for --trace), not only the last
+    const char *kernel;  // NULL: the best this machine has
+} SmolLimits;
+
+// Hears of work done; a non-zero return cancels. stage is "tile" or "prompt".
+typedef int (*SmolProgress)(void *user, const char *stage, int done, int total);
+
+// Hears each stage's tensor as it is made, under the reference's module name: n_rows rows of n_cols floats, ld apart.
+typedef void (*SmolTrace)(void *user, const char *name, const float *x, int n_rows, int n_cols, int ld);
+
+typedef struct SmolEngine SmolEngine;
+
+// Names of the kernels that this machine can run, best first; NULL when i is past the last.
+const char *smol_kernel(int i);
+
+// The bytes that smol_start takes from the arena. note (may be NULL) hears the name and size of each buffer.
+int smol_plan(const SmolModel *m, const SmolLimits *limits, void (*note)(void *user, const char *name, size_t bytes),
+              void *user, size_t *bytes, SmolErr *err);
+
+// Carves the engine out of the arena (aligned to 64). The arena belongs to the engine until the caller drops both.
+int smol_start(SmolEngine **engine, const SmolModel *m, const SmolLimits *limits, void *arena, size_t bytes, SmolErr *err);
+
+void smol_listen(SmolEngine *e, SmolProgress progress, SmolTrace trace, void *user);  // any may be NULL
+
+const char *smol_kernel_name(const SmolEngine *e);
+
+// Room for n_image_tokens rows of dim floats: the caller passes rows of it to smol_encode_tile, then to smol_forward.
+float *smol_features(SmolEngine *e);
+
+// SigLIP encoder, pixel shuffle, connector: pixels (3, tile_size, tile_size) to features (image_seq_len, dim).
+int smol_encode_tile(SmolEngine *e, const float *pixels, float *features, SmolErr *err);
+
+// Runs n_tok tokens (at least 1) at positions smol_position() .. through the decoder. Ids equal to image_token_id take
+// the next row of features (n_features, dim) instead of their embedding; the numbers must match. logits: (vocab_size) of the last
+// token, valid until the next call.
+int smol_forward(SmolEngine *e, const int32_t *ids, int n_tok, const float *features, int n_features, const float **logits,
+                 SmolErr *err);
+
+int smol_position(const SmolEngine *e);         // tokens in the KV cache
+void smol_rewind(SmolEngine *e, int position);  // forget all from this position on
+
+typedef struct {
+    float temperature;  // 0: greedy, the lowest id wins a tie
+    float top_p;        // 1: off
+    int top_k;          // 0: off
+    uint64_t rng;       // state of the generator; set it to the seed
+} SmolSampling;
+
+// The next token. Temperature, then top-k, then top-p, in the order of transformers' generate().
+int32_t smol_sample(SmolEngine *e, const float *logits, SmolSampling *s);
+
+#endif
