@@ -48,7 +48,119 @@ int vocab_open(SmolVocab *v, const uint8_t *bytes, size_t n, int vocab_size, Smo
 
 // ---- ops.c: vector operations under the numerics contract ----
 
-double sin_exact(double x);  // |x| up to 1e5; the same bits everywhere
+double sin_exact(double x);  // |x| up to 1e6; error below 2e-16
 double cos_exact(double x);
+void rmsnorm(float *y, const float *x, const float *w, int n, float eps);
+void layernorm(float *y, const float *x, const float *w, const float *b, int n, float eps);
+void softmax(float *x, int n, float scale);
+void gelu_tanh(float *x, int n);
+void silu_multiply(float *gate, const float *up, int n);
+void add(float *x, const float *y, int n);
+void rope_angles(float *cos, float *sin, const float *inv_freq, int half, int position);
+void rope(float *x, const float *cos, const float *sin, int half);
+
+// ---- quant.c: the matrix product ----
+
+#define LANES 16  // rows of a panel; rows of activations are padded to a multiple of it
+
+// The product of one panel, the inner loop of everything:
+//   y[t][r] = fmaf(w[k][r], x[t][k], y[t][r])   for k = 0, 1, ... n_k - 1;  r < LANES;  t < n_tok
+// ld* is the distance between rows in floats.
+typedef void PanelF32(float *y, size_t ldy, const float *w, size_t ldw, const float *x, size_t ldx, int n_k, int n_tok);
+
+typedef struct {
+    const char *name;
+    int (*supported)(void);
+    PanelF32 *panel_f32;
+} Kernel;
+
+extern const Kernel kernel_avx2;
+
+// The named kernel, or the best one for NULL; NULL if this machine cannot run it.
+const Kernel *kernel_find(const char *name);
+
+// A weight matrix as stored, with its bias.
+typedef struct {
+    const float *data;  // (n_rows / 16, n_cols, 16) F32x16
+    const float *bias;  // (n_rows), or NULL
+    int n_rows, n_cols;
+} Matrix;
+
+// y = x W^T + bias.  x (n_tok, n_cols), y (n_tok, n_rows), with ldy at least n_rows rounded up to 16.
+void matmul(const Kernel *kernel, int n_threads, float *y, int ldy, const float *x, int ldx, const Matrix *w, int n_tok);
+
+// One row of a matrix: the embedding of a token.
+void matrix_row(float *out, const Matrix *w, int row);
+
+// ---- attention.c ----
+
+// Keys and values of one layer, laid out so that both products of attention are panel products.
+typedef struct {
+    float *k;  // (n_kv_heads, n_pos / 16, head_dim, 16): 16 positions side by side
+    float *v;  // (n_kv_heads, n_pos, head_dim rounded up to 16)
+    int n_pos, n_kv_heads, head_dim;
+} KvLayer;
+
+size_t kv_floats(int n_pos, int n_kv_heads, int head_dim, size_t *v_floats);  // returns those of k
+
+// Stores the heads of one position: k, v (n_kv_heads * head_dim).
+void kv_store(const KvLayer *kv, int position, const float *k, const float *v);
+
+// q (n_tok, n_heads * head_dim) becomes the attention's output, in place. Token t sees positions 0 .. n_seen - 1, with
+// causal n_seen + t. scratch: attention_floats() for each thread.
+void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok, int n_heads, const KvLayer *kv, int n_seen,
+               int causal, float *scratch);
+size_t attention_floats(int n_pos, int head_dim);
+
+// ---- model.c ----
+
+enum { LN1_W, LN1_B, VQ_W, VQ_B, VK_W, VK_B, VV_W, VV_B, VO_W, VO_B, LN2_W, LN2_B, FC1_W, FC1_B, FC2_W, FC2_B, N_VISION_LAYER };
+enum { NORM1, WQ, WK, WV, WO, NORM2, W_GATE, W_UP, W_DOWN, N_TEXT_LAYER };
+
+// Places of the tensors in the directory, which follow from the configuration.
+typedef struct {
+    int patch_w, patch_b, pos_emb, vision_layers, post_ln_w, post_ln_b, connector;
+    int tok_emb, text_layers, norm, lm_head, inv_freq, n_tensors;
+} Places;
+
+Places model_places(const SmolConfig *c);
+
+// ---- engine.c ----
+
+// Everything an engine owns; the buffers lie in the arena in this order.
+struct SmolEngine {
+    const SmolModel *model;
+    const Kernel *kernel;
+    Places at;
+    SmolLimits limits;
+    int position;  // tokens in the KV cache
+    SmolProgress progress;
+    SmolTrace trace;
+    void *user;
+
+    // kept from call to call
+    KvLayer *kv;      // (n_layers)
+    float *features;  // (n_image_tokens, dim)
+    float *logits;    // (1 or batch, vocab_size rounded up to 16)
+    int32_t *order;   // (vocab_size) sampling: ids by probability
+    float *probs;     // (vocab_size)
+
+    // decoder scratch, rows of batch tokens; widths rounded up to 16
+    float *x, *xb, *q, *k, *v, *h, *h2;  // dim, dim, n_heads head_dim, kv_dim, kv_dim, hidden_dim, hidden_dim
+    float *cos, *sin;                    // (batch, head_dim / 2)
+
+    // encoder scratch, in the same bytes as the decoder's
+    float *vx, *vq;                 // (n_patch, v_dim)
+    KvLayer vkv;                    // keys and values of all patches
+    float *block, *block2, *block3; // (VISION_BLOCK, widest of v_dim, 3 patch_size^2 and the shuffled row), (.., v_dim) twice
+    float *vh;                      // (VISION_BLOCK, v_hidden_dim)
+
+    float *scores;  // attention scratch, one part a thread
+};
+
+#define VISION_BLOCK 64  // patches that go through a layer's products at once
+
+Matrix engine_matrix(const SmolEngine *e, int weight, int bias);  // tensors of the directory; bias -1: none
+const float *engine_vector(const SmolEngine *e, int i);
 
 #endif
