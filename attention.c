@@ -11,10 +11,10 @@
 
 #define QUERIES 16  // that share a pass over the keys
 
-size_t kv_floats(int n_pos, int n_kv_heads, int head_dim, size_t *v_floats) {
-    size_t positions = (size_t)round_up(n_pos, LANES) * (size_t)n_kv_heads;
-    *v_floats = positions * (size_t)round_up(head_dim, LANES);
-    return positions * (size_t)head_dim;
+uint64_t kv_floats(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_floats) {
+    uint64_t positions = (uint64_t)round_up(n_pos, LANES) * (uint64_t)n_kv_heads;
+    *v_floats = positions * (uint64_t)round_up(head_dim, LANES);
+    return positions * (uint64_t)head_dim;
 }
 
 // The panel of keys (head_dim, 16) that holds this position.
@@ -41,8 +41,8 @@ void kv_store(const KvLayer *kv, int position, const float *k, const float *v) {
     }
 }
 
-size_t attention_floats(int n_pos, int head_dim) {
-    return QUERIES * ((size_t)round_up(n_pos, LANES) + (size_t)round_up(head_dim, LANES));
+uint64_t attention_floats(int n_pos, int head_dim) {
+    return QUERIES * ((uint64_t)round_up(n_pos, LANES) + (uint64_t)round_up(head_dim, LANES));
 }
 
 // One head, n_q consecutive queries; the first sees n_seen positions.
@@ -73,7 +73,7 @@ static void attend(const Kernel *kernel, float *q, size_t ldq, int n_q, const Kv
 void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok, int n_heads, const KvLayer *kv, int n_seen,
                int causal, float *scratch) {
     int n_blocks = (n_tok + QUERIES - 1) / QUERIES, heads_per_kv = n_heads / kv->n_kv_heads;
-    size_t part = attention_floats(kv->n_pos, kv->head_dim);
+    size_t part = (size_t)attention_floats(kv->n_pos, kv->head_dim);
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1)
     for (int thread = 0; thread < n_threads; thread++) {
         for (int i = thread; i < n_blocks * n_heads; i += n_threads) {

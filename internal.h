@@ -14,7 +14,7 @@ int fail(SmolErr *err, int code, const char *format, ...);
 void format_text(char *out, size_t cap, const char *format, ...);
 
 // bytes for name, 64-byte aligned, or NULL with err filled (while counting: NULL, and no error).
-void *arena_take(SmolArena *a, size_t bytes, const char *name, SmolErr *err);
+void *arena_take(SmolArena *a, uint64_t bytes, const char *name, SmolErr *err);
 
 // *r = a * b, or 0 when it does not fit.
 int mul_fits(size_t a, size_t b, size_t *r);
@@ -26,6 +26,8 @@ static inline uint32_t get_u32(const uint8_t *p) {
 static inline uint64_t get_u64(const uint8_t *p) { return get_u32(p) | (uint64_t)get_u32(p + 4) << 32; }
 
 static inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+static inline float *row_of(float *x, int i, int ld) { return x + (size_t)i * (size_t)ld; }
 
 // ---- image codecs: png.c, jpeg.c ----
 
@@ -101,7 +103,7 @@ typedef struct {
     int n_pos, n_kv_heads, head_dim;
 } KvLayer;
 
-size_t kv_floats(int n_pos, int n_kv_heads, int head_dim, size_t *v_floats);  // returns those of k
+uint64_t kv_floats(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_floats);  // returns those of k
 
 // Stores the heads of one position: k, v (n_kv_heads * head_dim).
 void kv_store(const KvLayer *kv, int position, const float *k, const float *v);
@@ -110,7 +112,7 @@ void kv_store(const KvLayer *kv, int position, const float *k, const float *v);
 // causal n_seen + t. scratch: attention_floats() for each thread.
 void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok, int n_heads, const KvLayer *kv, int n_seen,
                int causal, float *scratch);
-size_t attention_floats(int n_pos, int head_dim);
+uint64_t attention_floats(int n_pos, int head_dim);
 
 // ---- model.c ----
 
@@ -155,12 +157,14 @@ struct SmolEngine {
     float *block, *block2, *block3; // (VISION_BLOCK, widest of v_dim, 3 patch_size^2 and the shuffled row), (.., v_dim) twice
     float *vh;                      // (VISION_BLOCK, v_hidden_dim)
 
-    float *scores;  // attention scratch, one part a thread
+    float *scores, *vscores;  // attention scratch of the decoder and of the encoder, one part a thread
 };
 
 #define VISION_BLOCK 64  // patches that go through a layer's products at once
 
-Matrix engine_matrix(const SmolEngine *e, int weight, int bias);  // tensors of the directory; bias -1: none
+// Tensors by their place in the directory; bias -1: none.
+Matrix engine_matrix(const SmolEngine *e, int weight, int bias);
 const float *engine_vector(const SmolEngine *e, int i);
+void engine_product(const SmolEngine *e, float *y, int ldy, const float *x, int ldx, int weight, int bias, int n_tok);
 
 #endif

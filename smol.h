@@ -212,7 +212,7 @@ typedef struct {
     const char *kernel;  // NULL: the best this machine has
 } SmolLimits;
 
-// Hears of work done; a non-zero return cancels. stage is "tile" or "prompt".
+// Hears of work done; a non-zero return cancels. stage is "layer" (of a tile) or "prompt".
 typedef int (*SmolProgress)(void *user, const char *stage, int done, int total);
 
 // Hears each stage's tensor as it is made, under the reference's module name: n_rows rows of n_cols floats, ld apart.

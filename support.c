@@ -79,19 +79,19 @@ int mul_fits(size_t a, size_t b, size_t *r) {
     return b == 0 || *r / b == a;
 }
 
-void *arena_take(SmolArena *a, size_t bytes, const char *name, SmolErr *err) {
-    size_t padded = (bytes + 63) & ~(size_t)63;
+void *arena_take(SmolArena *a, uint64_t bytes, const char *name, SmolErr *err) {
+    uint64_t padded = (bytes + 63) & ~(uint64_t)63;
     if (padded < bytes || padded > SIZE_MAX - a->used) {
-        fail(err, SMOL_E_MEMORY, "%s: %z bytes is more than this machine can address", name, bytes);
+        fail(err, SMOL_E_MEMORY, "out of memory: %s needs more than this machine can address", name);
         return NULL;
     }
-    if (a->note) a->note(a->user, name, padded);
+    if (a->note) a->note(a->user, name, (size_t)padded);
     if (a->base && padded > a->size - a->used) {
-        fail(err, SMOL_E_MEMORY, "out of memory: %s needs %z bytes, %z of %z are left", name, padded, a->size - a->used,
+        fail(err, SMOL_E_MEMORY, "out of memory: %s needs %z bytes, %z of %z are left", name, (size_t)padded, a->size - a->used,
              a->size);
         return NULL;
     }
     void *p = a->base ? a->base + a->used : NULL;
-    a->used += padded;
+    a->used += (size_t)padded;
     return p;
 }

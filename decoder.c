@@ -1,0 +1,205 @@
+// decoder.c: token ids and feature rows to logits (LlamaModel), a KV cache, and the choice of the next token.
+//
+//     x = embedding of the id, or the next feature row where the id is image_token_id           (n_tok, dim)
+//     n_layers times:  x += o(attention(rope(q), rope(k), v of norm(x)))                         causal, grouped heads
+//                      x += down(silu(gate(norm(x))) * up(norm(x)))
+//     logits = lm_head(norm(x))                                                                  (vocab_size)
+//
+// A prompt goes through in batches, and each token of a batch computes what it would compute alone.
+
+#include "internal.h"
+
+#include <string.h>
+
+// ---- forward ----
+
+// Embeddings and features to e->x; returns the number of features used.
+static int embed(SmolEngine *e, const int32_t *ids, int n_tok, const float *features) {
+    const SmolConfig *c = &e->model->config;
+    int ld = round_up(c->dim, LANES), used = 0;
+    Matrix table = engine_matrix(e, e->at.tok_emb, -1);
+    for (int t = 0; t < n_tok; t++) {
+        if (features && ids[t] == c->image_token_id) {
+            memcpy(row_of(e->x, t, ld), features + (size_t)used++ * (size_t)c->dim, (size_t)c->dim * sizeof(float));
+        } else {
+            matrix_row(row_of(e->x, t, ld), &table, ids[t]);
+        }
+    }
+    return used;
+}
+
+static void normalise(SmolEngine *e, int weight, int n_tok) {
+    const SmolConfig *c = &e->model->config;
+    int ld = round_up(c->dim, LANES);
+    const float *w = engine_vector(e, weight);
+    for (int t = 0; t < n_tok; t++) rmsnorm(row_of(e->xb, t, ld), row_of(e->x, t, ld), w, c->dim, c->rms_norm_eps);
+}
+
+// Turns queries and keys to their positions and puts keys and values into the cache.
+static void rotate_and_store(SmolEngine *e, const KvLayer *kv, int n_tok) {
+    const SmolConfig *c = &e->model->config;
+    int ldq = round_up(c->n_heads * c->head_dim, LANES), ldk = round_up(c->n_kv_heads * c->head_dim, LANES);
+    int half = c->head_dim / 2, lda = round_up(half, LANES);
+    for (int t = 0; t < n_tok; t++) {
+        const float *cos = row_of(e->cos, t, lda), *sin = row_of(e->sin, t, lda);
+        for (int h = 0; h < c->n_heads; h++) rope(row_of(e->q, t, ldq) + h * c->head_dim, cos, sin, half);
+        for (int h = 0; h < c->n_kv_heads; h++) rope(row_of(e->k, t, ldk) + h * c->head_dim, cos, sin, half);
+        kv_store(kv, e->position + t, row_of(e->k, t, ldk), row_of(e->v, t, ldk));
+    }
+}
+
+static void decoder_layer(SmolEngine *e, int i, int n_tok) {
+    const SmolConfig *c = &e->model->config;
+    int layer = e->at.text_layers + i * N_TEXT_LAYER, ld = round_up(c->dim, LANES), ldh = round_up(c->hidden_dim, LANES);
+    int ldq = round_up(c->n_heads * c->head_dim, LANES), ldk = round_up(c->n_kv_heads * c->head_dim, LANES);
+
+    normalise(e, layer + NORM1, n_tok);
+    engine_product(e, e->q, ldq, e->xb, ld, layer + WQ, -1, n_tok);
+    engine_product(e, e->k, ldk, e->xb, ld, layer + WK, -1, n_tok);
+    engine_product(e, e->v, ldk, e->xb, ld, layer + WV, -1, n_tok);
+    rotate_and_store(e, &e->kv[i], n_tok);
+    attention(e->kernel, e->limits.n_threads, e->q, ldq, n_tok, c->n_heads, &e->kv[i], e->position + 1, 1, e->scores);
+    engine_product(e, e->xb, ld, e->q, ldq, layer + WO, -1, n_tok);
+    for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), c->dim);
+
+    normalise(e, layer + NORM2, n_tok);
+    engine_product(e, e->h, ldh, e->xb, ld, layer + W_GATE, -1, n_tok);
+    engine_product(e, e->h2, ldh, e->xb, ld, layer + W_UP, -1, n_tok);
+    for (int t = 0; t < n_tok; t++) silu_multiply(row_of(e->h, t, ldh), row_of(e->h2, t, ldh), c->hidden_dim);
+    engine_product(e, e->xb, ld, e->h, ldh, layer + W_DOWN, -1, n_tok);
+    for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), c->dim);
+
+    if (e->trace) {
+        char name[64];
+        format_text(name, sizeof name, "model.text_model.layers.%d", i);
+        e->trace(e->user, name, e->x, n_tok, c->dim, ld);
+    }
+}
+
+// One batch; logits of its last token, or of all.
+static void forward_batch(SmolEngine *e, int n_tok, int is_last) {
+    const SmolConfig *c = &e->model->config;
+    int ld = round_up(c->dim, LANES), ldv = round_up(c->vocab_size, LANES), half = c->head_dim / 2;
+    const float *inv_freq = engine_vector(e, e->at.inv_freq);
+    for (int t = 0; t < n_tok; t++) {
+        int lda = round_up(half, LANES);
+        rope_angles(row_of(e->cos, t, lda), row_of(e->sin, t, lda), inv_freq, half, e->position + t);
+    }
+    if (e->trace) e->trace(e->user, "inputs_embeds", e->x, n_tok, c->dim, ld);
+    for (int i = 0; i < c->n_layers; i++) decoder_layer(e, i, n_tok);
+    e->position += n_tok;
+
+    normalise(e, e->at.norm, n_tok);
+    if (e->trace) e->trace(e->user, "model.text_model.norm", e->xb, n_tok, c->dim, ld);
+    if (e->limits.all_logits) {
+        engine_product(e, e->logits, ldv, e->xb, ld, e->at.lm_head, -1, n_tok);
+        if (e->trace) e->trace(e->user, "logits", e->logits, n_tok, c->vocab_size, ldv);
+    } else if (is_last) {
+        engine_product(e, e->logits, ldv, row_of(e->xb, n_tok - 1, ld), ld, e->at.lm_head, -1, 1);
+    }
+}
+
+static int check_input(const SmolEngine *e, const int32_t *ids, int n_tok, const float *features, int n_features, SmolErr *err) {
+    const SmolConfig *c = &e->model->config;
+    int n_image = 0;
+    for (int t = 0; t < n_tok; t++) {
+        if (ids[t] < 0 || ids[t] >= c->vocab_size) return fail(err, SMOL_E_LIMIT, "token id %d is not in the vocabulary", ids[t]);
+        n_image += ids[t] == c->image_token_id;
+    }
+    if (n_tok < 1 || n_tok > e->limits.context - e->position) {
+        return fail(err, SMOL_E_LIMIT, "%d tokens do not fit: the context holds %d and %d are taken", n_tok, e->limits.context,
+                    e->position);
+    }
+    if (features && n_image != n_features) {
+        return fail(err, SMOL_E_LIMIT, "the prompt has %d image tokens for %d feature rows", n_image, n_features);
+    }
+    return 0;
+}
+
+int smol_forward(SmolEngine *e, const int32_t *ids, int n_tok, const float *features, int n_features, const float **logits,
+                 SmolErr *err) {
+    const SmolConfig *c = &e->model->config;
+    int code = check_input(e, ids, n_tok, features, n_features, err);
+    if (code) return code;
+    for (int t = 0, n; t < n_tok; t += n) {
+        n = n_tok - t < e->limits.batch ? n_tok - t : e->limits.batch;
+        int used = embed(e, ids + t, n, features);
+        if (features) features += (size_t)used * (size_t)c->dim;
+        forward_batch(e, n, t + n == n_tok);
+        *logits = row_of(e->logits, e->limits.all_logits ? n - 1 : 0, round_up(c->vocab_size, LANES));
+        if (e->progress && e->progress(e->user, "prompt", t + n, n_tok) && t + n < n_tok) {
+            return fail(err, SMOL_E_CANCELLED, "cancelled");
+        }
+    }
+    return 0;
+}
+
+// ---- sampling ----
+
+// SplitMix64 (Steele, Lea, Flood 2014): 24 random bits as a number in [0, 1).
+static float random_unit(uint64_t *state) {
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (float)((z ^ z >> 31) >> 40) / 16777216.0f;
+}
+
+// The most probable first; of equal ones the lower id.
+static int before(const float *p, int32_t a, int32_t b) { return p[a] > p[b] || (p[a] == p[b] && a < b); }
+
+// Lets order[i] sink in a heap of n whose top is the last in order.
+static void sink(const float *p, int32_t *order, int i, int n) {
+    for (int child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && before(p, order[child], order[child + 1])) child++;
+        if (!before(p, order[i], order[child])) return;
+        int32_t swap = order[i];
+        order[i] = order[child];
+        order[child] = swap;
+    }
+}
+
+// Heap sort: no recursion, no further memory.
+static void sort_by_probability(const float *p, int32_t *order, int n) {
+    for (int i = 0; i < n; i++) order[i] = i;
+    for (int i = n / 2 - 1; i >= 0; i--) sink(p, order, i, n);
+    for (int last = n - 1; last > 0; last--) {
+        int32_t swap = order[0];
+        order[0] = order[last];
+        order[last] = swap;
+        sink(p, order, 0, last);
+    }
+}
+
+static int32_t most_probable(const float *logits, int n) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++) best = logits[i] > logits[best] ? i : best;
+    return best;
+}
+
+int32_t smol_sample(SmolEngine *e, const float *logits, SmolSampling *s) {
+    int n = e->model->config.vocab_size;
+    if (s->temperature <= 0) return most_probable(logits, n);
+
+    // logits / temperature, softmax, and the ids from the most to the least probable
+    memcpy(e->probs, logits, (size_t)n * sizeof *logits);
+    softmax(e->probs, n, 1 / s->temperature);
+    sort_by_probability(e->probs, e->order, n);
+
+    // top-k keeps k of them; top-p the fewest that together reach p of what is left
+    int kept = s->top_k > 0 && s->top_k < n ? s->top_k : n;
+    float mass = 0, nucleus = 0;
+    for (int i = 0; i < kept; i++) mass += e->probs[e->order[i]];
+    int last = 0;
+    for (; last < kept; last++) {
+        nucleus += e->probs[e->order[last]];
+        if (nucleus >= s->top_p * mass) break;
+    }
+    if (last == kept) last = kept - 1;
+
+    float target = random_unit(&s->rng) * nucleus;
+    for (int i = 0; i < last; i++) {
+        target -= e->probs[e->order[i]];
+        if (target < 0) return e->order[i];
+    }
+    return e->order[last];
+}
