@@ -1,0 +1,500 @@
+// image.c: from the bytes of a picture to the tiles that the vision encoder looks at.
+//
+//     file -> RGB -> longest edge = L -> both edges = multiples of T -> rows x cols tiles of T x T
+//                                                                  `-> T x T: the whole picture, the last tile
+//
+// L is SmolConfig.longest_edge (2048 or 1536), T is tile_size (512 or 384). The result equals that of transformers'
+// SmolVLMImageProcessor (5.23, PIL backend, Pillow 12.1) to the bit. Each arrow that changes the size is a resize with
+// 8-bit results, and two or three of them follow each other; merging them would be faster, and different.
+//
+// PNG and JPEG are decoded in png.c and jpeg.c. PNM is simple enough to be decoded here. Other formats are named in the
+// error, with a command that converts them.
+
+#include "internal.h"
+
+#include <string.h>
+
+// ---- PNM: P1 to P6 ----
+//
+// "P6 width height maxval", one whitespace, then the samples: as text in P1 to P3, as bytes in P4 to P6; black and white
+// (one bit, 1 is black, no maxval), gray, RGB. In text, # starts a comment that runs to the end of its line, even within
+// a number. What follows the last sample is ignored. Unlike Pillow we take digits only, not what Python's int() takes.
+
+typedef struct {
+    const uint8_t *at, *end;
+    int kind, width, height, maxval;  // kind: 1 to 6
+} Pnm;
+
+static int is_space(int c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+// The next byte of text that is not in a comment; -1 at the end.
+static int pnm_char(Pnm *p) {
+    while (p->at < p->end && *p->at == '#') {
+        while (p->at < p->end && *p->at != '\n' && *p->at != '\r') p->at++;
+        if (p->at < p->end) p->at++;
+    }
+    return p->at < p->end ? *p->at++ : -1;
+}
+
+// The next number of the text, and the one whitespace behind it; -1 when there is none. Ten digits at most, as in Pillow.
+static int64_t pnm_number(Pnm *p) {
+    int c = pnm_char(p), digits = 0;
+    while (is_space(c)) c = pnm_char(p);
+    int64_t v = 0;
+    for (; c >= '0' && c <= '9' && digits < 10; c = pnm_char(p), digits++) v = 10 * v + (c - '0');
+    return digits && (c < 0 || is_space(c)) ? v : -1;
+}
+
+// Reads the header and checks that the file can hold all samples, so that nobody makes room for a picture of lies.
+static int pnm_open(Pnm *p, const uint8_t *bytes, size_t n, SmolErr *err) {
+    *p = (Pnm){.at = bytes + 2, .end = bytes + n, .kind = bytes[1] - '0', .maxval = 1};
+    int64_t w = pnm_number(p), h = pnm_number(p), maxval = p->kind == 1 || p->kind == 4 ? 1 : pnm_number(p);
+    if (w < 0 || h < 0 || maxval < 0) return fail(err, SMOL_E_FORMAT, "PNM: the header is broken or cut off");
+    if (w > INT32_MAX || h > INT32_MAX) return fail(err, SMOL_E_LIMIT, "PNM: width or height is too large");
+    if (maxval < 1 || maxval > 65535) return fail(err, SMOL_E_FORMAT, "PNM: maxval is not within 1 to 65535");
+    p->width = (int)w, p->height = (int)h, p->maxval = (int)maxval;
+
+    uint64_t row = (uint64_t)w * (p->kind % 3 ? 1 : 3), left = (uint64_t)(p->end - p->at);  // samples of a row
+    if (p->kind == 2 || p->kind == 3) row *= 2;                          // a digit and a space; the last may lack it
+    if (p->kind == 4) row = (row + 7) / 8;
+    if (p->kind > 4 && maxval > 255) row *= 2;
+    uint64_t spare = p->kind == 2 || p->kind == 3;
+    if (row && (uint64_t)h > (left + spare) / row) {
+        return fail(err, SMOL_E_FORMAT, "PNM: cut off: the pixels of %d x %d do not fit in the %z bytes that are there",
+                    p->width, p->height, (size_t)left);
+    }
+    return 0;
+}
+
+// Sample x of a row, or -1.
+static int64_t pnm_sample(Pnm *p, int x) {
+    if (p->kind == 1) {
+        int c = pnm_char(p);
+        while (is_space(c)) c = pnm_char(p);
+        return c == '0' || c == '1' ? '1' - c : -1;
+    }
+    if (p->kind < 4) return pnm_number(p);
+    if (p->kind == 4) {
+        int shift = 7 - x % 8;
+        int64_t v = ~(*p->at >> shift) & 1;
+        if (shift == 0 || x == p->width - 1) p->at++;
+        return v;
+    }
+    int64_t v = *p->at++;
+    return p->maxval < 256 ? v : v << 8 | *p->at++;
+}
+
+// v maxval-ths of top, rounded half to even as Python's round() does, at most top. Gray above 8 bits goes through Pillow's
+// mode "I": scaled to 16 bits and then not scaled back but cut off, so that all but the darkest 1/256 turns white.
+static uint8_t to_8_bits(const Pnm *p, int v) {
+    int top = p->kind % 3 && p->maxval > 255 ? 65535 : 255;
+    double exact = (double)v / p->maxval * top;
+    int i = (int)exact;
+    double rest = exact - i;
+    if (rest > 0.5 || (rest == 0.5 && i % 2)) i++;
+    return (uint8_t)(i < 255 ? i : 255);
+}
+
+// rgb: (height, width, 3)
+static int pnm_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolErr *err) {
+    Pnm p;
+    int code = pnm_open(&p, bytes, n, err);
+    if (code) return code;
+    if (p.kind == 6 && p.maxval == 255) {
+        memcpy(rgb, p.at, (size_t)p.width * (size_t)p.height * 3);
+        return 0;
+    }
+    int channels = p.kind % 3 ? 1 : 3;
+    for (int y = 0; y < p.height; y++) {
+        for (int x = 0; x < p.width * channels; x++) {
+            int64_t v = pnm_sample(&p, x);
+            if (v < 0) return fail(err, SMOL_E_FORMAT, "PNM: a sample of row %d is broken or missing", y);
+            if (v > p.maxval && p.kind < 4) return fail(err, SMOL_E_FORMAT, "PNM: a sample of row %d exceeds maxval", y);
+            uint8_t u = to_8_bits(&p, (int)v);
+            for (int i = channels; i <= 3; i += 2) *rgb++ = u;
+            if (channels == 1) *rgb++ = u;
+        }
+    }
+    return 0;
+}
+
+// ---- formats ----
+
+// Formats that are known but not read: magic at offset, and what makes a PNG of it.
+static const struct {
+    int offset;
+    const char *magic, *name, *convert;
+} others[] = {
+    {8, "WEBP", "WebP", "dwebp in.webp -o out.png"},
+    {4, "ftypavi", "AVIF", "avifdec in.avif out.png"},
+    {4, "ftyphe", "HEIC", "heif-convert in.heic out.png"},
+    {4, "ftypm", "HEIF", "heif-convert in.heif out.png"},
+    {0, "GIF8", "GIF", "convert 'in.gif[0]' out.png"},
+    {0, "II*", "TIFF", "convert 'in.tif[0]' out.png"},
+    {0, "MM", "TIFF", "convert 'in.tif[0]' out.png"},
+    {0, "BM", "BMP", "convert in.bmp out.png"},
+    {0, "%PDF", "PDF", "pdftoppm -png -singlefile in.pdf out"},
+    {0, "<svg", "SVG", "rsvg-convert in.svg -o out.png"},
+    {0, "<?xml", "SVG", "rsvg-convert in.svg -o out.png"},
+};
+
+static int starts_with(const uint8_t *bytes, size_t n, size_t offset, const char *magic) {
+    size_t m = strlen(magic);
+    return n >= offset + m && !memcmp(bytes + offset, magic, m);
+}
+
+static int recognise(const uint8_t *bytes, size_t n, SmolErr *err) {
+    if (n == 0) return fail(err, SMOL_E_FORMAT, "the file is empty");
+    if (n > 2 && bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '6' && is_space(bytes[2])) return SMOL_PNM;
+    if (starts_with(bytes, n, 0, "\x89PNG\r\n\x1a\n")) return SMOL_PNG;
+    if (starts_with(bytes, n, 0, "\xff\xd8\xff")) return SMOL_JPEG;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        if (starts_with(bytes, n, (size_t)others[i].offset, others[i].magic)) {
+            return fail(err, SMOL_E_FORMAT, "%s pictures are not read; convert it first: %s", others[i].name,
+                        others[i].convert);
+        }
+    }
+    return fail(err, SMOL_E_FORMAT, "not a picture this program reads (PNG, JPEG, PNM)");
+}
+
+// 2^28 pixels: 768 MB of RGB, and 3 width height still fits in 32 bits.
+static int check_size(int width, int height, SmolErr *err) {
+    if (width < 1 || height < 1) return fail(err, SMOL_E_FORMAT, "a picture of %d x %d pixels", width, height);
+    if (height > (1 << 28) / width) {
+        return fail(err, SMOL_E_LIMIT, "a picture of %d x %d pixels is too large: %d are the limit", width, height, 1 << 28);
+    }
+    return 0;
+}
+
+int smol_picture_probe(SmolPicture *p, const void *bytes, size_t n_bytes, SmolErr *err) {
+    Pnm pnm;
+    int code = recognise(bytes, n_bytes, err);
+    if (code < 0) return code;
+    *p = (SmolPicture){bytes, n_bytes, code, 0, 0};
+    switch (p->format) {
+    case SMOL_PNM:
+        code = pnm_open(&pnm, bytes, n_bytes, err);
+        p->width = pnm.width, p->height = pnm.height;
+        break;
+    case SMOL_PNG: code = png_probe(bytes, n_bytes, &p->width, &p->height, err); break;
+    default: code = jpeg_probe(bytes, n_bytes, &p->width, &p->height, err);
+    }
+    return code ? code : check_size(p->width, p->height, err);
+}
+
+// ---- sizes ----
+
+// ceil(n / tile) * tile
+static int to_multiple(int n, int tile) { return (n + tile - 1) / tile * tile; }
+
+static int at_least_1(int n) { return n > 1 ? n : 1; }
+
+// In doubles and truncated, because the reference does so: 2048 x 93 becomes 2048 x 92 for L = 2048, while exact integers
+// give 93, made even: 94. No aspect ratio is too extreme, there or here: the short edge is at least 1.
+int smol_picture_tiling(const SmolConfig *c, int width, int height, int split, SmolTiling *t, SmolErr *err) {
+    int code = check_size(width, height, err);
+    if (code) return code;
+
+    // longest edge to L, the other one even
+    int w = c->longest_edge, h = w, tile = c->tile_size, limit = 4096;
+    double aspect = (double)width / height;
+    if (width >= height) {
+        h = (int)(w / aspect);
+        h = at_least_1(h + h % 2);
+    } else {
+        w = (int)(h * aspect);
+        w = at_least_1(w + w % 2);
+    }
+    aspect = (double)w / h;
+    if (w >= h && w > limit) w = limit, h = at_least_1((int)(w / aspect));
+    if (h > w && h > limit) h = limit, w = at_least_1((int)(h * aspect));
+    t->resized_w = w, t->resized_h = h;
+
+    // both edges to multiples of the tile
+    aspect = (double)w / h;
+    t->cut_w = t->cut_h = tile;
+    if (split && w >= h) {
+        t->cut_w = to_multiple(w, tile);
+        t->cut_h = to_multiple((int)(t->cut_w / aspect), tile);
+    } else if (split) {
+        t->cut_h = to_multiple(h, tile);
+        t->cut_w = to_multiple((int)(t->cut_h * aspect), tile);
+    }
+    int many = t->cut_w > tile || t->cut_h > tile;
+    t->rows = many ? t->cut_h / tile : 0;
+    t->cols = many ? t->cut_w / tile : 0;
+    t->n_tiles = t->rows * t->cols + 1;
+    t->n_tokens = t->n_tiles * c->image_seq_len;
+    return 0;
+}
+
+// ---- Lanczos windows ----
+//
+// Enlarging or shrinking n_in samples to n_out, scale = n_in / n_out. Output i looks at the input around c = (i + 1/2) scale
+// through the window
+//
+//     L(x) = sinc(x) sinc(x / 3)   for |x| < 3, else 0          sinc(x) = sin(pi x) / (pi x)
+//
+// stretched by max(scale, 1), so that shrinking averages. Input k, a <= k < b, has the weight L((k + 1/2 - c) / stretch),
+// divided by the sum of them all: at the borders the window is cut, not mirrored. Weights are then rounded to 22 bits after
+// the point, and from there on all is exact in integers. That, the order of operations in double, and (int) for floor
+// are Pillow's (Resample.c, precompute_coeffs). sin is our own: the bits do not depend on the C library.
+
+enum { WEIGHT_BITS = 22 };
+
+// The window of one output: inputs first .. first + n - 1.
+typedef struct {
+    int first, n;
+    const int32_t *weight;  // (n)
+} Window;
+
+static double sinc(double x) {
+    x *= 3.14159265358979323846;
+    return x == 0 ? 1 : sin_exact(x) / x;
+}
+
+static double lanczos(double x) { return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0; }
+
+// An upper bound for a window's n: 2 * 3 stretch + 1, and no more than there are inputs.
+static int window_limit(int n_in, int n_out) {
+    if (n_in == n_out) return 1;
+    int64_t n = n_in > n_out ? 6 * ((int64_t)n_in + n_out - 1) / n_out + 1 : 7;
+    return (int)(n < n_in ? n : n_in);
+}
+
+// Fills weight and exact, each with room for window_limit. An axis that keeps its size passes through.
+static Window window(int n_in, int n_out, int i, int32_t *weight, double *exact) {
+    const double one = 1 << WEIGHT_BITS;
+    if (n_in == n_out) {
+        *weight = 1 << WEIGHT_BITS;
+        return (Window){i, 1, weight};
+    }
+    double scale = (double)n_in / n_out, stretch = scale > 1 ? scale : 1, support = 3 * stretch, inverse = 1 / stretch;
+    double c = (i + 0.5) * scale, sum = 0;
+    int a = (int)(c - support + 0.5), b = (int)(c + support + 0.5);
+    a = a > 0 ? a : 0;
+    b = b < n_in ? b : n_in;
+    for (int k = 0; k < b - a; k++) {
+        exact[k] = lanczos((k + a - c + 0.5) * inverse);
+        sum += exact[k];
+    }
+    for (int k = 0; k < b - a; k++) {
+        double w = exact[k] / sum * one;
+        weight[k] = (int32_t)(w < 0 ? w - 0.5 : w + 0.5);
+    }
+    return (Window){a, b - a, weight};
+}
+
+// ---- resize ----
+//
+// Columns first, then rows, each rounded and clamped to 8 bits. A row of the input is filtered once, into a ring that
+// holds as many rows as a window does; output rows are made as soon as their window is in the ring. So the picture in
+// between never exists as a whole, and is read while it is still in the cache.
+//
+// in may end where the buffer of out ends, the larger of the two filling it: a picture is resized in place. When output
+// row i is written, the first b rows of the input have been read, and b >= (i + 1) h_in / h_out. If the input is
+// the larger picture, it begins where the output does, and has been read up to
+//     b w_in >= (i + 1) w_in h_in / h_out >= (i + 1) w_out,
+// all that is overwritten. If the output is larger, count from the end: the rows of the input that are still to be read
+// take (h_in - b) w_in <= (h_out - i - 1) w_in h_in / h_out <= (h_out - i - 1) w_out, what is still to be written.
+
+enum { STRIP = 64 };  // samples of a row that are summed at once, so that compilers make vectors of them
+
+typedef struct {
+    Window *columns;      // (w_out)
+    int32_t *weights;     // (w_out, window_limit) of the columns
+    int32_t *row_weight;  // (window_limit) of one row
+    double *exact;        // (larger window_limit)
+    uint8_t *ring;        // (n_ring, ld), of which 3 w_out samples are used
+    int n_ring, ld;
+} Resizer;
+
+// a * b * size, or what no arena has
+static size_t product(int a, int b, size_t size) {
+    size_t ab, abc;
+    return mul_fits((size_t)a, (size_t)b, &ab) && mul_fits(ab, size, &abc) ? abc : SIZE_MAX;
+}
+
+static int resizer_carve(Resizer *z, int w_in, int h_in, int w_out, int h_out, SmolArena *arena, SmolErr *err) {
+    int n_column = window_limit(w_in, w_out), n_row = window_limit(h_in, h_out);
+    err->code = 0;
+    z->n_ring = n_row;
+    z->ld = round_up(3 * w_out, STRIP);
+    z->columns = arena_take(arena, product(w_out, 1, sizeof(Window)), "resize: windows", err);
+    z->weights = arena_take(arena, product(w_out, n_column, sizeof(int32_t)), "resize: weights of columns", err);
+    z->row_weight = arena_take(arena, product(n_row, 1, sizeof(int32_t)), "resize: weights of a row", err);
+    z->exact = arena_take(arena, product(n_row > n_column ? n_row : n_column, 1, sizeof(double)), "resize: exact weights", err);
+    z->ring = arena_take(arena, product(z->n_ring, z->ld, 1), "resize: rows", err);
+    return err->code;
+}
+
+// A sum of weight times sample, begun with half of the last place, to 8 bits. The sum fits: |weight| sums up to less than 2.
+static uint8_t to_sample(int32_t sum) {
+    int32_t v = sum >> WEIGHT_BITS;
+    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+}
+
+// out (w_out, 3) from in (w_in, 3)
+static void filter_columns(uint8_t *restrict out, const uint8_t *restrict in, const Window *columns, int w_out) {
+    for (int x = 0; x < w_out; x++) {
+        const uint8_t *p = in + 3 * (size_t)columns[x].first;
+        const int32_t *weight = columns[x].weight;
+        int32_t r = 1 << (WEIGHT_BITS - 1), g = r, b = r;
+        for (int k = 0; k < columns[x].n; k++, p += 3) {
+            r += weight[k] * p[0];
+            g += weight[k] * p[1];
+            b += weight[k] * p[2];
+        }
+        *out++ = to_sample(r);
+        *out++ = to_sample(g);
+        *out++ = to_sample(b);
+    }
+}
+
+// out (n) from the rows of the window, each in its place in the ring
+static void filter_rows(uint8_t *restrict out, int n, const Resizer *z, const Window *row) {
+    int first = row->first % z->n_ring;
+    for (int x = 0; x < n; x += STRIP) {
+        int32_t sum[STRIP];
+        uint8_t strip[STRIP];
+        for (int j = 0; j < STRIP; j++) sum[j] = 1 << (WEIGHT_BITS - 1);
+        for (int k = 0, slot = first; k < row->n; k++, slot = slot + 1 < z->n_ring ? slot + 1 : 0) {
+            const uint8_t *restrict in = z->ring + (size_t)slot * (size_t)z->ld + x;
+            int32_t weight = row->weight[k];
+            for (int j = 0; j < STRIP; j++) sum[j] += weight * in[j];
+        }
+        for (int j = 0; j < STRIP; j++) strip[j] = to_sample(sum[j]);
+        memcpy(out + x, strip, (size_t)(n - x < STRIP ? n - x : STRIP));
+    }
+}
+
+// in (h_in, w_in, 3) to out (h_out, w_out, 3)
+static int resize(uint8_t *out, int w_out, int h_out, const uint8_t *in, int w_in, int h_in, SmolArena scratch,
+                  SmolErr *err) {
+    size_t ld_in = 3 * (size_t)w_in, ld_out = 3 * (size_t)w_out;
+    if (w_in == w_out && h_in == h_out) {
+        memmove(out, in, (size_t)h_in * ld_in);
+        return 0;
+    }
+    Resizer z;
+    int code = resizer_carve(&z, w_in, h_in, w_out, h_out, &scratch, err), limit = window_limit(w_in, w_out), next = 0;
+    if (code) return code;
+    for (int x = 0; x < w_out; x++) {
+        z.columns[x] = window(w_in, w_out, x, z.weights + (size_t)x * (size_t)limit, z.exact);
+    }
+    memset(z.ring, 0, (size_t)z.n_ring * (size_t)z.ld);  // its rows' ends are summed up, too, and thrown away
+    for (int y = 0; y < h_out; y++) {
+        Window row = window(h_in, h_out, y, z.row_weight, z.exact);
+        for (; next < row.first + row.n; next++) {
+            filter_columns(z.ring + (size_t)(next % z.n_ring) * (size_t)z.ld, in + (size_t)next * ld_in, z.columns, w_out);
+        }
+        filter_rows(out + (size_t)y * ld_out, 3 * w_out, &z, &row);
+    }
+    return 0;
+}
+
+// ---- loading ----
+
+// Where a picture lives while it is loaded.
+typedef struct {
+    uint8_t *work;     // (n_work) the picture in its current size, at one of the two ends
+    uint8_t *global;   // (tile, tile, 3)
+    uint8_t *scratch;  // (n_scratch) for the codec, then for each resize
+    size_t n_work, n_scratch;
+} Room;
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t resizer_bytes(int w_in, int h_in, int w_out, int h_out) {
+    Resizer z;
+    SmolErr err;
+    SmolArena count = {0};
+    if (w_in == w_out && h_in == h_out) return 0;
+    return resizer_carve(&z, w_in, h_in, w_out, h_out, &count, &err) ? SIZE_MAX : count.used;
+}
+
+static int room_carve(Room *r, const SmolConfig *c, const SmolPicture *p, const SmolTiling *t, SmolArena *arena,
+                      SmolErr *err) {
+    int w = p->width, h = p->height, w2 = t->resized_w, h2 = t->resized_h, tile = c->tile_size;
+    r->n_work = larger(product(w, h, 3), product(w2, h2, 3));
+    r->n_scratch = p->format == SMOL_PNG    ? png_bytes(p->bytes, p->n_bytes)
+                   : p->format == SMOL_JPEG ? jpeg_bytes(p->bytes, p->n_bytes)
+                                            : 0;
+    r->n_scratch = larger(r->n_scratch, resizer_bytes(w, h, w2, h2));
+    if (t->rows) {
+        r->n_work = larger(r->n_work, product(t->cut_w, t->cut_h, 3));
+        r->n_scratch = larger(r->n_scratch, resizer_bytes(w2, h2, t->cut_w, t->cut_h));
+        w2 = t->cut_w, h2 = t->cut_h;
+    }
+    r->n_scratch = larger(r->n_scratch, resizer_bytes(w2, h2, tile, tile));
+    err->code = 0;
+    r->work = arena_take(arena, r->n_work, "picture", err);
+    r->global = arena_take(arena, product(tile, tile, 3), "picture: whole", err);
+    r->scratch = arena_take(arena, r->n_scratch, "picture: scratch", err);
+    return err->code;
+}
+
+size_t smol_picture_bytes(const SmolConfig *c, const SmolPicture *p, const SmolTiling *t) {
+    Room room;
+    SmolErr err;
+    SmolArena count = {0};
+    return room_carve(&room, c, p, t, &count, &err) ? SIZE_MAX : count.used;
+}
+
+static int decode(const SmolPicture *p, uint8_t *rgb, SmolArena scratch, SmolErr *err) {
+    switch (p->format) {
+    case SMOL_PNG: return png_decode(p->bytes, p->n_bytes, rgb, &scratch, err);
+    case SMOL_JPEG: return jpeg_decode(p->bytes, p->n_bytes, rgb, &scratch, err);
+    default: return pnm_decode(p->bytes, p->n_bytes, rgb, err);
+    }
+}
+
+// Decodes to the end of the room, resizes to its start, moves to the end, resizes to the start. The last resize, to the
+// view of the whole, has a place of its own.
+static int fill(const Room *r, const SmolConfig *c, const SmolPicture *p, const SmolTiling *t, SmolErr *err) {
+    SmolArena scratch = {.base = r->scratch, .size = r->n_scratch};
+    int w = t->resized_w, h = t->resized_h, tile = c->tile_size;
+    uint8_t *in = r->work + r->n_work - product(p->width, p->height, 3);
+    int code = decode(p, in, scratch, err);
+    if (!code) code = resize(r->work, w, h, in, p->width, p->height, scratch, err);
+    if (!code && t->rows && (w != t->cut_w || h != t->cut_h)) {
+        in = r->work + r->n_work - product(w, h, 3);
+        memmove(in, r->work, product(w, h, 3));
+        code = resize(r->work, t->cut_w, t->cut_h, in, w, h, scratch, err);
+    }
+    if (t->rows) w = t->cut_w, h = t->cut_h;
+    return code ? code : resize(r->global, tile, tile, r->work, w, h, scratch, err);
+}
+
+int smol_picture_load(const SmolConfig *c, const SmolPicture *p, const SmolTiling *t, SmolArena *arena, SmolTiles *out,
+                      SmolErr *err) {
+    Room room;
+    size_t start = arena->used;
+    int code = room_carve(&room, c, p, t, arena, err);
+    if (!code) code = fill(&room, c, p, t, err);
+    arena->used = code ? start : (size_t)(room.scratch - arena->base);
+    *out = (SmolTiles){*t, t->rows ? room.work : NULL, room.global};
+    return code;
+}
+
+// ---- pixels ----
+
+// Per channel a table of 256: u8 times rescale_factor in double, rounded to float; then minus mean, divided by std, in float.
+void smol_tile_pixels(const SmolConfig *c, const SmolTiles *tiles, int i, float *out) {
+    int tile = c->tile_size, cols = tiles->tiling.cols, ld = 3 * tile;
+    const uint8_t *rgb = tiles->global;
+    if (i < tiles->tiling.rows * cols) {
+        ld = 3 * tiles->tiling.cut_w;
+        rgb = tiles->cut + (size_t)(i / cols * tile) * (size_t)ld + (size_t)(i % cols * tile) * 3;
+    }
+    for (int channel = 0; channel < 3; channel++) {
+        float value[256];
+        for (int u = 0; u < 256; u++) {
+            value[u] = ((float)(u * c->rescale_factor) - c->image_mean[channel]) / c->image_std[channel];
+        }
+        for (int y = 0; y < tile; y++) {
+            const uint8_t *row = rgb + (size_t)y * (size_t)ld + channel;
+            for (int x = 0; x < tile; x++) *out++ = value[row[3 * x]];
+        }
+    }
+}
