@@ -17,9 +17,10 @@ OTHER, LETTER, NUMBER, SPACE = range(4)  # the order of the enum below
 HEADER = """\
 // unicode.h: character classes of the pre-tokenizer. Made by export/make_unicode.py; do not edit.
 //
-// Asked of tokenizers {version}, code point by code point: letters are \\p{{L}} and white space is \\s of the GPT-2 pattern
-// (Oniguruma), numbers are what the Digits pre-tokenizer isolates (Rust's char::is_numeric: categories Nd, Nl, No). The
-// classes are disjoint. {letters} letters, {numbers} numbers, {spaces} white space; {left_out} numbers are unknown to Oniguruma's \\p{{N}}.
+// Asked of tokenizers {version}, code point by code point: letters are \\p{{L}} and white space is \\s of the GPT-2
+// pattern (Oniguruma), numbers are what the Digits pre-tokenizer isolates (Rust's char::is_numeric: Nd, Nl, No). The
+// classes are disjoint: {letters} letters, {numbers} numbers ({left_out} of them unknown to Oniguruma's \\p{{N}}), {spaces} white
+// space characters.
 
 #ifndef UNICODE_H
 #define UNICODE_H
