@@ -1,0 +1,132 @@
+// host.c: what the command line needs from its surroundings: memory, files, time, a terminal, whole characters.
+
+#define _DEFAULT_SOURCE
+
+#include "cli.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+// ---- failures and memory ----
+
+static int progress_shown;  // a line that the next one replaces stands on the terminal
+
+void progress(const char *text) {
+    if (!isatty(STDERR_FILENO) || (!text && !progress_shown)) return;
+    fprintf(stderr, "\r\033[K%s", text ? text : "");
+    progress_shown = text != NULL;
+}
+
+void complain(const char *name, const char *message) {
+    progress(NULL);
+    fprintf(stderr, "smol: %s%s%s\n", name ? name : "", name ? ": " : "", message);
+}
+
+_Noreturn void die(const char *name, const char *message) {
+    complain(name, message);
+    exit(1);
+}
+
+void *need(void *old, size_t bytes, const char *what) {
+    void *p = realloc(old, bytes ? bytes : 1);
+    char message[160];
+    if (p) return p;
+    snprintf(message, sizeof message, "not enough memory: %zu bytes for the %s (a smaller -c or --no-tiling needs less)", bytes, what);
+    die(NULL, message);
+}
+
+void buffer_add(Buffer *b, const char *bytes, size_t n) {
+    if (b->n + n + 1 > b->cap) {
+        b->cap = 2 * (b->n + n) + 64;
+        b->bytes = need(b->bytes, b->cap, "text");
+    }
+    memcpy(b->bytes + b->n, bytes, n);
+    b->n += n;
+    b->bytes[b->n] = 0;
+}
+
+double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+// ---- files ----
+
+static const uint8_t *no_file(SmolErr *err, const char *why) {
+    snprintf(err->text, sizeof err->text, "%s", why);
+    return NULL;
+}
+
+static const uint8_t *read_all(int fd, size_t *n, SmolErr *err) {
+    Buffer all = {0};
+    char block[1 << 16];
+    ssize_t got;
+    buffer_add(&all, "", 0);
+    while ((got = read(fd, block, sizeof block)) > 0) buffer_add(&all, block, (size_t)got);
+    *n = all.n;
+    return got < 0 ? no_file(err, strerror(errno)) : (const uint8_t *)all.bytes;
+}
+
+const uint8_t *load_file(const char *name, size_t *n, SmolErr *err) {
+    if (!strcmp(name, "-")) return read_all(STDIN_FILENO, n, err);
+    int fd = open(name, O_RDONLY);
+    struct stat info;
+    if (fd < 0 || fstat(fd, &info)) return no_file(err, strerror(errno));
+    const uint8_t *bytes;
+    if (S_ISDIR(info.st_mode)) {
+        bytes = no_file(err, "is a folder, not a file");
+    } else if (S_ISREG(info.st_mode) && info.st_size > 0) {
+        *n = (size_t)info.st_size;
+        void *map = (uintmax_t)info.st_size > SIZE_MAX ? MAP_FAILED : mmap(NULL, *n, PROT_READ, MAP_PRIVATE, fd, 0);
+        bytes = map == MAP_FAILED ? no_file(err, "cannot be mapped into memory") : map;
+    } else {
+        bytes = read_all(fd, n, err);
+    }
+    close(fd);
+    return bytes;
+}
+
+// ---- text as whole characters ----
+
+static int utf8_length(unsigned char first) {
+    return first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+}
+
+// Whether the second byte keeps the character from being overlong, a surrogate or above U+10FFFF (RFC 3629).
+static int second_byte_fits(unsigned char first, unsigned char second) {
+    if (first == 0xe0) return second >= 0xa0;
+    if (first == 0xed) return second < 0xa0;
+    if (first == 0xf0) return second >= 0x90;
+    if (first == 0xf4) return second < 0x90;
+    return 1;
+}
+
+void utf8_end(Utf8 *u, Buffer *out) {
+    if (u->n) buffer_add(out, "\xef\xbf\xbd", 3);
+    u->n = 0;
+}
+
+void utf8_add(Utf8 *u, Buffer *out, char c) {
+    unsigned char byte = (unsigned char)c;
+    int continues = u->n && (byte & 0xc0) == 0x80 && (u->n > 1 || second_byte_fits((unsigned char)u->held[0], byte));
+    if (!continues) {
+        utf8_end(u, out);
+        u->wanted = utf8_length(byte);
+        if (!u->wanted) {
+            buffer_add(out, "\xef\xbf\xbd", 3);
+            return;
+        }
+    }
+    u->held[u->n++] = c;
+    if (u->n == u->wanted) {
+        buffer_add(out, u->held, (size_t)u->n);
+        u->n = 0;
+    }
+}

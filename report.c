@@ -1,0 +1,148 @@
+// report.c: what the program says about a model, a plan and an answer, for people and as JSON.
+
+#define _DEFAULT_SOURCE
+
+#include "cli.h"
+
+#include <string.h>
+#include <sys/resource.h>
+
+static void print_hex(FILE *f, const uint8_t digest[32]) {
+    for (int i = 0; i < 32; i++) fprintf(f, "%02x", digest[i]);
+}
+
+size_t peak_memory(void) {
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage)) return 0;
+#ifdef __APPLE__
+    return (size_t)usage.ru_maxrss;
+#else
+    return (size_t)usage.ru_maxrss * 1024;
+#endif
+}
+
+// ---- --info ----
+
+void report_info(const SmolModel *m, const char *name) {
+    static const char *const types[] = {"F32", "F32x16", "Q8", "Q4"};
+    const SmolConfig *c = &m->config;
+    printf("%s: %zu bytes, %d tensors, model sha256 ", name, m->n_bytes, m->n_tensors);
+    print_hex(stdout, m->sha256);
+    printf("\n\ndecoder   dim %d, hidden_dim %d, n_layers %d, n_heads %d, n_kv_heads %d, head_dim %d\n"
+           "          vocab_size %d%s, max_positions %d, rope_theta %g, rms_norm_eps %g\n",
+           c->dim, c->hidden_dim, c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->vocab_size,
+           c->tied ? " (tied head)" : "", c->max_positions, (double)c->rope_theta, (double)c->rms_norm_eps);
+    printf("encoder   image_size %d, patch_size %d, dim %d, hidden_dim %d, layers %d, heads %d, eps %g\n"
+           "connector scale_factor %d: %d tokens a tile\n",
+           c->image_size, c->patch_size, c->v_dim, c->v_hidden_dim, c->v_layers, c->v_heads, (double)c->v_eps,
+           c->scale_factor, c->image_seq_len);
+    printf("pictures  longest_edge %d, tiles of %d, splitting %s, mean %g %g %g, std %g %g %g\n", c->longest_edge, c->tile_size,
+           c->do_image_splitting ? "on" : "off", (double)c->image_mean[0], (double)c->image_mean[1], (double)c->image_mean[2],
+           (double)c->image_std[0], (double)c->image_std[1], (double)c->image_std[2]);
+    printf("tokens    bos %d, pad %d, image %d, eos", c->bos_id, c->pad_id, c->image_token_id);
+    for (int i = 0; i < c->n_eos; i++) printf(" %d", c->eos_id[i]);
+    printf(", chat template %s\n\n%.*s\n\n", c->template_kind ? "SmolVLM" : "none", (int)m->provenance_bytes, m->provenance);
+    for (int i = 0; i < m->n_tensors; i++) {
+        SmolTensor t;
+        smol_tensor(m, i, &t);
+        printf("%-70s %-6s %6d x %-6d ", t.name, types[t.type], t.n_rows, t.n_cols);
+        print_hex(stdout, t.sha256);
+        putchar('\n');
+    }
+}
+
+// ---- --plan ----
+
+typedef struct {
+    const char *name;  // of the buffers added up so far
+    size_t bytes, total;
+} PlanRows;
+
+static void print_row(const char *name, size_t bytes) { printf("%14zu  %s\n", bytes, name); }
+
+// Adds up neighbours of the same name.
+static void plan_note(void *user, const char *name, size_t bytes) {
+    PlanRows *p = user;
+    if (p->name && strcmp(p->name, name) != 0) {
+        print_row(p->name, p->bytes);
+        p->bytes = 0;
+    }
+    p->name = name;
+    p->bytes += bytes;
+}
+
+void report_plan(const SmolModel *m, const SmolLimits *limits, size_t picture_bytes) {
+    PlanRows rows = {0};
+    size_t total;
+    SmolErr err;
+    if (smol_plan(m, limits, plan_note, &rows, &total, &err)) die(NULL, err.text);
+    print_row(rows.name, rows.bytes);
+    print_row("engine (encoder and decoder share their activations)", total);
+    print_row("pictures, one at a time", picture_bytes);
+    print_row("model file, mapped and not copied", m->n_bytes);
+    print_row("total", total + picture_bytes + m->n_bytes);
+}
+
+// ---- after an answer ----
+
+static double per_second(int n, double ms) { return ms > 0 ? n * 1000 / ms : 0; }
+
+void report_timings(const Answer *a, const char *kernel, int n_threads) {
+    int n_new = a->n_prompt - a->n_reused;
+    fprintf(stderr, "load %.1f ms | pictures %d tiles %.0f ms | prompt %d tokens %.0f ms, %.1f/s | answer %d tokens %.0f ms, %.1f/s\n",
+            a->load_ms, a->n_tiles, a->encode_ms, n_new, a->prompt_ms, per_second(n_new, a->prompt_ms), a->n_ids, a->decode_ms,
+            per_second(a->n_ids, a->decode_ms));
+    fprintf(stderr, "kernel %s, %d thread%s, peak memory %.1f MB, finish: %s\n", kernel, n_threads, n_threads == 1 ? "" : "s",
+            (double)peak_memory() / 1e6, a->finish);
+}
+
+void report_ids(const int32_t *ids, long n, int json) {
+    if (json) putchar('[');
+    for (long i = 0; i < n; i++) printf("%s%d", i == 0 ? "" : json ? "," : " ", ids[i]);
+    if (json) putchar(']');
+}
+
+// The answer's text is valid UTF-8 by construction (run.c).
+static void print_string(const char *s, size_t n) {
+    putchar('"');
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c == '"' || c == '\\') printf("\\%c", c);
+        else if (c == '\n') fputs("\\n", stdout);
+        else if (c < 0x20 || c == 0x7f) printf("\\u%04x", c);
+        else putchar(c);
+    }
+    putchar('"');
+}
+
+static void print_tiles(const SmolPicture *pictures, const SmolTiling *tilings, int n_pictures) {
+    fputs(",\"tiles\":[", stdout);
+    for (int i = 0; i < n_pictures; i++) {
+        const SmolTiling *t = &tilings[i];
+        printf("%s{\"width\":%d,\"height\":%d,\"resized\":[%d,%d],\"cut\":[%d,%d],\"rows\":%d,\"cols\":%d,\"tiles\":%d,\"tokens\":%d}",
+               i ? "," : "", pictures[i].width, pictures[i].height, t->resized_w, t->resized_h, t->cut_w, t->cut_h, t->rows,
+               t->cols, t->n_tiles, t->n_tokens);
+    }
+    putchar(']');
+}
+
+void report_json(const Options *o, const SmolModel *m, const Answer *a, const int32_t *prompt, const SmolPicture *pictures,
+                 const SmolTiling *tilings, int n_pictures, size_t memory, const char *kernel) {
+    fputs("{\"text\":", stdout);
+    print_string(a->text.bytes, a->text.n);
+    fputs(",\"tokens\":", stdout);
+    report_ids(a->ids, a->n_ids, 1);
+    fputs(",\"prompt_tokens\":", stdout);
+    report_ids(prompt, a->n_prompt, 1);
+    printf(",\"finish\":\"%s\"", a->finish);
+    print_tiles(pictures, tilings, n_pictures);
+    printf(",\"timings\":{\"load_ms\":%.3f,\"encode_ms\":%.3f,\"prompt_ms\":%.3f,\"decode_ms\":%.3f,\"reused_tokens\":%d}",
+           a->load_ms, a->encode_ms, a->prompt_ms, a->decode_ms, a->n_reused);
+    printf(",\"memory\":{\"planned_bytes\":%zu,\"model_bytes\":%zu,\"peak_bytes\":%zu}", memory, m->n_bytes, peak_memory());
+    fputs(",\"logits_sha256\":\"", stdout);
+    print_hex(stdout, a->logits_sha256);
+    fputs("\",\"model_sha256\":\"", stdout);
+    print_hex(stdout, m->sha256);
+    printf("\",\"kernel\":\"%s\",\"threads\":%d,\"seed\":%llu,\"version\":\"" SMOL_VERSION "\"}\n", kernel, o->threads,
+           (unsigned long long)o->seed);
+}

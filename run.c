@@ -1,0 +1,473 @@
+// run.c: the command line. Maps the model, reads pictures, takes the memory, asks the engine and prints as it answers.
+//
+// A conversation is rendered whole for every question and compared with what the KV cache holds: the common prefix, pictures
+// included, is kept and only the rest is computed.
+
+#define _DEFAULT_SOURCE
+
+#include "cli.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { CHAT_CONTEXT = 4096, BATCH = 128 };
+
+typedef struct {
+    Options opt;
+    SmolModel model;
+    SmolEngine *engine;  // NULL until the first question
+    SmolLimits limits;
+    size_t engine_bytes, picture_bytes;  // the second: the largest of all pictures
+    double load_ms;
+    Trace *trace;
+
+    SmolMessage *messages;  // the conversation so far
+    int n_messages;
+    SmolPicture pictures[MAX_IMAGES];  // of all messages, in order
+    SmolTiling tilings[MAX_IMAGES];
+    const char *picture_names[MAX_IMAGES];
+    int n_pictures, n_asked;  // those of messages already rendered
+    int n_encoded;            // those in the KV cache
+
+    int32_t *ids;  // the prompt
+    long n_ids;
+    int32_t *cached;  // what the KV cache holds, smol_position() of them
+    SmolSampling sampling;
+    char stage[40];  // "tile 3/13", for the progress line
+} Session;
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number) {
+    (void)number;
+    interrupted = 1;
+}
+
+// ---- what the engine tells while it works ----
+
+static int show_progress(void *user, const char *stage, int done, int total) {
+    const Session *s = user;
+    char line[96];
+    if (!strcmp(stage, "layer")) snprintf(line, sizeof line, "%s, layer %d/%d", s->stage, done, total);
+    else snprintf(line, sizeof line, "prompt: %d/%d tokens", done, total);
+    if (total > 1) progress(done < total ? line : NULL);
+    return interrupted;
+}
+
+static void trace_piece(void *user, const char *name, const float *x, int n_rows, int n_cols, int ld) {
+    trace_add(((Session *)user)->trace, name, x, n_rows, n_cols, ld);
+}
+
+// ---- the conversation ----
+
+static void add_message(Session *s, const char *role, const char *text, size_t n) {
+    s->messages = need(s->messages, (size_t)(s->n_messages + 1) * sizeof *s->messages, "conversation");
+    char *copy = need(NULL, n + 1, "conversation");
+    memcpy(copy, text, n);
+    copy[n] = 0;
+    s->messages[s->n_messages++] = (SmolMessage){.role = role, .text = copy, .n_text = n};
+}
+
+// A question with the pictures added since the last one.
+static void add_question(Session *s, const char *text, size_t n) {
+    add_message(s, "user", text, n);
+    SmolMessage *m = &s->messages[s->n_messages - 1];
+    m->pictures = s->tilings + s->n_asked;
+    m->n_pictures = s->n_pictures - s->n_asked;
+    s->n_asked = s->n_pictures;
+}
+
+static void drop_question(Session *s) {
+    const SmolMessage *m = &s->messages[--s->n_messages];
+    s->n_asked -= m->n_pictures;
+    s->n_pictures = s->n_asked;
+}
+
+static size_t pixel_bytes(const SmolConfig *c) {
+    return (size_t)3 * (size_t)c->tile_size * (size_t)c->tile_size * sizeof(float);
+}
+
+// Reads and probes a picture. Returns 0, or -1 with err filled.
+static int add_picture(Session *s, const char *name, SmolErr *err) {
+    const SmolConfig *c = &s->model.config;
+    int i = s->n_pictures, split = c->do_image_splitting && !s->opt.no_tiling;
+    if (i == MAX_IMAGES) {
+        snprintf(err->text, sizeof err->text, "too many pictures, the most is %d", MAX_IMAGES);
+        return -1;
+    }
+    size_t n;
+    const uint8_t *bytes = load_file(name, &n, err);
+    if (!bytes || smol_picture_probe(&s->pictures[i], bytes, n, err) ||
+        smol_picture_tiling(c, s->pictures[i].width, s->pictures[i].height, split, &s->tilings[i], err)) {
+        return -1;
+    }
+    size_t work = smol_picture_bytes(c, &s->pictures[i], &s->tilings[i]) + pixel_bytes(c);
+    if (work > s->picture_bytes) s->picture_bytes = work;
+    s->picture_names[i] = name;
+    s->n_pictures++;
+    return 0;
+}
+
+static int render(const Session *s, SmolPrompt *out, SmolErr *err) {
+    if (s->opt.raw) return smol_prompt_raw(&s->model, &s->messages[s->n_messages - 1], s->opt.special, out, err);
+    return smol_prompt_chat(&s->model, s->messages, s->n_messages, out, err);
+}
+
+// The whole conversation to s->ids: counted first, then written.
+static int tokenize(Session *s, SmolErr *err) {
+    SmolPrompt p = {0};
+    int code = render(s, &p, err);
+    if (code) return code;
+    p.text_cap = p.n_text;
+    p.user_cap = p.n_user;
+    p.n_text = p.n_user = 0;
+    p.text = need(NULL, p.text_cap, "prompt");
+    p.user = need(NULL, p.user_cap * sizeof *p.user, "prompt");
+    if ((code = render(s, &p, err))) return code;
+
+    SmolArena scratch = {.size = smol_tokenize_bytes(&s->model, p.n_text)};
+    scratch.base = need(NULL, scratch.size, "tokenizer");
+    s->ids = need(s->ids, (p.n_text + 1) * sizeof *s->ids, "prompt");
+    s->n_ids = smol_tokenize(&s->model, &p, s->ids, &scratch, err);
+    free(scratch.base);
+    free(p.user);
+    free(p.text);
+    return s->n_ids < 0 ? -1 : 0;
+}
+
+// ---- memory ----
+
+static int image_tokens(const Session *s, int first_picture) {
+    int n = 0;
+    for (int i = first_picture; i < s->n_pictures; i++) n += s->tilings[i].n_tokens;
+    return n;
+}
+
+// The context that -c or the question asks for, or an error that says what would fit.
+static int check_context(const Session *s, int context, SmolErr *err) {
+    const SmolConfig *c = &s->model.config;
+    int n_image = image_tokens(s, 0), n_tiles = 0;
+    if (s->n_ids < 1) return snprintf(err->text, sizeof err->text, "the prompt is empty"), -1;
+    if (s->n_ids < context) return 0;
+    for (int i = 0; i < s->n_pictures; i++) n_tiles += s->tilings[i].n_tiles;
+    char pictures[80] = "", fewer[96] = "", longer[64] = "";
+    if (n_image) snprintf(pictures, sizeof pictures, ", %d of them from %d tiles", n_image, n_tiles);
+    if (n_tiles > s->n_pictures) {
+        snprintf(fewer, sizeof fewer, "; --no-tiling needs %d image tokens", s->n_pictures * c->image_seq_len);
+    }
+    if (s->n_ids < c->max_positions) {
+        long wanted = s->n_ids + s->opt.n_tokens;
+        snprintf(longer, sizeof longer, "; -c %ld would fit", wanted < c->max_positions ? wanted : c->max_positions);
+    }
+    snprintf(err->text, sizeof err->text, "the prompt has %ld tokens%s, and the context holds %d (the model's most is %d)%s%s",
+             s->n_ids, pictures, context, c->max_positions, longer, fewer);
+    return -1;
+}
+
+static int wanted_context(const Session *s) {
+    const SmolConfig *c = &s->model.config;
+    if (s->opt.context) return s->opt.context;
+    long wanted = s->opt.prompt ? s->n_ids + s->opt.n_tokens : CHAT_CONTEXT;
+    return wanted < c->max_positions ? (int)wanted : c->max_positions;
+}
+
+static int plan(Session *s, SmolErr *err) {
+    const Options *o = &s->opt;
+    int context = wanted_context(s);
+    s->limits = (SmolLimits){
+        .context = context,
+        .batch = context < BATCH ? context : BATCH,
+        .n_image_tokens = o->prompt ? image_tokens(s, 0) : context,
+        .n_threads = o->threads,
+        .vision = !o->prompt || s->n_pictures > 0,
+        .all_logits = o->trace != NULL,
+        .kernel = o->kernel,
+    };
+    return smol_plan(&s->model, &s->limits, NULL, NULL, &s->engine_bytes, err);
+}
+
+// Bytes aligned for the engine; never freed, they live as long as the program.
+static void *aligned_bytes(size_t n, const char *what) {
+    uintptr_t p = (uintptr_t)need(NULL, n + 63, what);
+    return (void *)((p + 63) & ~(uintptr_t)63);
+}
+
+static int start(Session *s, SmolErr *err) {
+    s->cached = need(NULL, (size_t)s->limits.context * sizeof *s->cached, "prompt");
+    if (smol_start(&s->engine, &s->model, &s->limits, aligned_bytes(s->engine_bytes, "engine"), s->engine_bytes, err)) return -1;
+    if (s->opt.trace) s->trace = trace_open(s->opt.trace);
+    smol_listen(s->engine, show_progress, s->trace ? trace_piece : NULL, s);
+    s->sampling = (SmolSampling){s->opt.temperature, s->opt.top_p, s->opt.top_k, s->opt.seed};
+    return 0;
+}
+
+// ---- pictures to features ----
+
+static int encode_picture(Session *s, int i, float *features, SmolErr *err) {
+    const SmolConfig *c = &s->model.config;
+    SmolTiles tiles;
+    size_t n_bytes = smol_picture_bytes(c, &s->pictures[i], &s->tilings[i]);
+    uint8_t *memory = need(NULL, n_bytes + pixel_bytes(c) + 64, "picture");
+    uint8_t *aligned = memory + (64 - (uintptr_t)memory % 64) % 64;
+    float *pixels = (float *)(aligned + n_bytes);
+    SmolArena arena = {.base = aligned, .size = n_bytes};
+    int code = smol_picture_load(c, &s->pictures[i], &s->tilings[i], &arena, &tiles, err);
+    for (int t = 0; !code && t < tiles.tiling.n_tiles; t++) {
+        snprintf(s->stage, sizeof s->stage, "tile %d/%d", t + 1, tiles.tiling.n_tiles);
+        smol_tile_pixels(c, &tiles, t, pixels);
+        if (s->trace) trace_add(s->trace, "pixel_values", pixels, 3 * c->tile_size, c->tile_size, c->tile_size);
+        code = smol_encode_tile(s->engine, pixels, features + (size_t)(t * c->image_seq_len) * (size_t)c->dim, err);
+    }
+    free(memory);
+    return code;
+}
+
+// All pictures that the KV cache does not hold yet; returns the rows of features, or a negative code.
+static int encode_pictures(Session *s, Answer *a, SmolErr *err, const char **culprit) {
+    int n_rows = 0;
+    double begin = now_ms();
+    for (int i = s->n_encoded; i < s->n_pictures; i++) {
+        float *features = smol_features(s->engine) + (size_t)n_rows * (size_t)s->model.config.dim;
+        int code = encode_picture(s, i, features, err);
+        if (code) {
+            *culprit = s->picture_names[i];
+            return code;
+        }
+        n_rows += s->tilings[i].n_tokens;
+        a->n_tiles += s->tilings[i].n_tiles;
+    }
+    a->encode_ms = now_ms() - begin;
+    return n_rows;
+}
+
+// ---- answering ----
+
+static int is_end(const SmolConfig *c, int32_t id) {
+    for (int i = 0; i < c->n_eos; i++) {
+        if (c->eos_id[i] == id) return 1;
+    }
+    return 0;
+}
+
+// Adds a token's text to the answer and, unless it goes to JSON, shows the characters that are now whole.
+static void say(const Session *s, Answer *a, Utf8 *utf8, int32_t id) {
+    size_t n, shown = a->text.n;
+    const char *text = smol_token_text(&s->model, id, &n);
+    for (size_t i = 0; i < n; i++) {
+        int is_leading_space = !s->opt.raw && a->text.n == 0 && utf8->n == 0 && text[i] == ' ';
+        if (!is_leading_space) utf8_add(utf8, &a->text, text[i]);
+    }
+    if (!s->opt.json) {
+        fwrite(a->text.bytes + shown, 1, a->text.n - shown, stdout);
+        if (fflush(stdout)) die("standard output", "cannot be written to");
+    }
+}
+
+// Runs prompt and answer. Returns 0, or a negative code before anything was said.
+static int decode(Session *s, Answer *a, int n_features, SmolErr *err) {
+    const SmolConfig *c = &s->model.config;
+    const float *logits;
+    SmolSha256 digest;
+    Utf8 utf8 = {0};
+    smol_sha256_init(&digest);
+    buffer_add(&a->text, "", 0);
+
+    double begin = now_ms();
+    const int32_t *next = s->ids + a->n_reused;
+    int n_next = a->n_prompt - a->n_reused;
+    int code = smol_forward(s->engine, next, n_next, n_features ? smol_features(s->engine) : NULL, n_features, &logits, err);
+    if (code) return code;
+    s->n_encoded = s->n_pictures;
+    memcpy(s->cached + a->n_reused, next, (size_t)n_next * sizeof *next);
+    a->prompt_ms = now_ms() - begin;
+
+    begin = now_ms();
+    for (;;) {
+        smol_sha256_add(&digest, logits, (size_t)c->vocab_size * sizeof *logits);
+        int32_t id = smol_sample(s->engine, logits, &s->sampling);
+        a->finish = interrupted ? "interrupted" : is_end(c, id) ? "stop" : NULL;
+        if (a->finish) break;
+        a->ids = need(a->ids, (size_t)(a->n_ids + 1) * sizeof *a->ids, "answer");
+        a->ids[a->n_ids++] = id;
+        say(s, a, &utf8, id);
+        a->finish = a->n_ids == s->opt.n_tokens ? "length" : smol_position(s->engine) == s->limits.context ? "context" : NULL;
+        if (a->finish) break;
+        s->cached[smol_position(s->engine)] = id;
+        if (smol_forward(s->engine, &id, 1, NULL, 0, &logits, err)) die(NULL, err->text);
+    }
+    utf8_end(&utf8, &a->text);
+    a->decode_ms = now_ms() - begin;
+    smol_sha256_end(&digest, a->logits_sha256);
+    return 0;
+}
+
+// Answers the conversation's last question. Returns 0, or -1 with err filled and the culprit named.
+static int answer(Session *s, Answer *a, SmolErr *err, const char **culprit) {
+    *a = (Answer){.load_ms = s->load_ms, .n_prompt = (int)s->n_ids};
+    interrupted = 0;
+    int held = smol_position(s->engine);
+    while (a->n_reused < held && a->n_reused < s->n_ids - 1 && s->cached[a->n_reused] == s->ids[a->n_reused]) a->n_reused++;
+    smol_rewind(s->engine, a->n_reused);
+    int n_features = encode_pictures(s, a, err, culprit);
+    int code = n_features < 0 ? n_features : decode(s, a, n_features, err);
+    progress(NULL);
+    if (code == SMOL_E_CANCELLED) {
+        a->finish = "interrupted";
+        buffer_add(&a->text, "", 0);
+        code = 0;
+    }
+    return code;
+}
+
+static void report(const Session *s, const Answer *a) {
+    const char *kernel = smol_kernel_name(s->engine);
+    if (s->opt.json) {
+        report_json(&s->opt, &s->model, a, s->ids, s->pictures, s->tilings, s->n_pictures, s->engine_bytes + s->picture_bytes, kernel);
+    } else {
+        putchar('\n');
+    }
+    if (s->opt.timings) report_timings(a, kernel, s->opt.threads);
+    if (fflush(stdout)) die("standard output", "cannot be written to");
+}
+
+// ---- one question ----
+
+static int ask_once(Session *s) {
+    SmolErr err;
+    Answer a;
+    const char *culprit = NULL;
+    for (int i = 0; i < s->opt.n_images; i++) {
+        if (add_picture(s, s->opt.images[i], &err)) die(s->opt.images[i], err.text);
+    }
+    add_question(s, s->opt.prompt, strlen(s->opt.prompt));
+    if (tokenize(s, &err)) die(NULL, err.text);
+    if (s->opt.tokenize) {
+        report_ids(s->ids, s->n_ids, s->opt.json);
+        return putchar('\n') == EOF;
+    }
+    if (check_context(s, wanted_context(s), &err) || plan(s, &err)) die(NULL, err.text);
+    if (s->opt.plan) {
+        report_plan(&s->model, &s->limits, s->picture_bytes);
+        return 0;
+    }
+    if (start(s, &err)) die(NULL, err.text);
+    if (answer(s, &a, &err, &culprit)) die(culprit, err.text);
+    report(s, &a);
+    if (s->trace) trace_close(s->trace);
+    return strcmp(a.finish, "interrupted") ? 0 : 130;
+}
+
+// ---- chat ----
+
+// One line from standard input without its newline; 0 at the end.
+static int read_line(Buffer *line) {
+    int c;
+    line->n = 0;
+    buffer_add(line, "", 0);
+    while ((c = getchar()) != EOF && c != '\n') {
+        char byte = (char)c;
+        buffer_add(line, &byte, 1);
+    }
+    return c != EOF || line->n > 0;
+}
+
+static void chat_question(Session *s, const Buffer *line) {
+    SmolErr err;
+    Answer a;
+    const char *culprit = NULL;
+    add_question(s, line->bytes, line->n);
+    if (tokenize(s, &err) || check_context(s, s->limits.context, &err) || answer(s, &a, &err, &culprit)) {
+        complain(culprit, err.text);
+        drop_question(s);
+        return;
+    }
+    report(s, &a);
+    size_t n = a.text.n;
+    while (n && (a.text.bytes[n - 1] == ' ' || a.text.bytes[n - 1] == '\n')) n--;
+    add_message(s, "assistant", a.text.bytes, n);
+    free(a.text.bytes);
+    free(a.ids);
+}
+
+static void chat_picture(Session *s, const char *name) {
+    SmolErr err;
+    if (add_picture(s, name, &err)) {
+        complain(name, err.text);
+        return;
+    }
+    s->picture_names[s->n_pictures - 1] = strcpy(need(NULL, strlen(name) + 1, "name"), name);
+    const SmolTiling *t = &s->tilings[s->n_pictures - 1];
+    fprintf(stderr, "%s: %d tile%s, %d tokens\n", name, t->n_tiles, t->n_tiles == 1 ? "" : "s", t->n_tokens);
+}
+
+static int chat(Session *s) {
+    SmolErr err;
+    Buffer line = {0};
+    int terminal = isatty(STDIN_FILENO);
+    for (int i = 0; i < s->opt.n_images; i++) {
+        if (add_picture(s, s->opt.images[i], &err)) die(s->opt.images[i], err.text);
+    }
+    if (plan(s, &err) || start(s, &err)) die(NULL, err.text);
+    if (terminal) fputs("/image FILE adds a picture, /quit or Ctrl-D ends, Ctrl-C stops an answer\n", stderr);
+    for (;;) {
+        interrupted = 0;
+        if (terminal) fputs("> ", stderr);
+        if (!read_line(&line) || !strcmp(line.bytes, "/quit")) break;
+        if (!strncmp(line.bytes, "/image ", 7)) chat_picture(s, line.bytes + 7);
+        else if (line.bytes[0] == '/') complain(NULL, "there are /image FILE and /quit");
+        else if (line.n) chat_question(s, &line);
+    }
+    return interrupted ? 130 : 0;
+}
+
+// ---- main ----
+
+static int verify(const Session *s) {
+    SmolErr err;
+    int n_bad = 0;
+    char line[96];
+    for (int i = 0; i < s->model.n_tensors; i++) {
+        snprintf(line, sizeof line, "tensor %d/%d", i + 1, s->model.n_tensors);
+        progress(line);
+        if (smol_verify(&s->model, i, &err) == 0) continue;
+        complain(s->opt.model, err.text);
+        n_bad++;
+    }
+    progress(NULL);
+    printf("%s: %d of %d tensors have their recorded SHA-256\n", s->opt.model, s->model.n_tensors - n_bad, s->model.n_tensors);
+    return n_bad > 0;
+}
+
+static int list_kernels(void) {
+    for (int i = 0; smol_kernel(i); i++) puts(smol_kernel(i));
+    return 0;
+}
+
+// Ctrl-C is noticed between steps; a read from the terminal is not restarted after it.
+static void catch_interrupt(void) {
+    struct sigaction action = {0};
+    action.sa_handler = on_interrupt;
+    sigaction(SIGINT, &action, NULL);
+}
+
+int main(int argc, char **argv) {
+    static Session s;
+    SmolErr err;
+    int status = options_parse(&s.opt, argc, argv);
+    if (status >= 0) return status;
+    if (s.opt.list_kernels) return list_kernels();
+
+    double begin = now_ms();
+    size_t n;
+    const uint8_t *bytes = load_file(s.opt.model, &n, &err);
+    if (!bytes || smol_open(&s.model, bytes, n, &err)) die(s.opt.model, err.text);
+    s.load_ms = now_ms() - begin;
+    if (s.opt.info) return report_info(&s.model, s.opt.model), 0;
+    if (s.opt.verify) return verify(&s);
+
+    catch_interrupt();
+    if (s.opt.system) add_message(&s, "system", s.opt.system, strlen(s.opt.system));
+    return s.opt.prompt ? ask_once(&s) : chat(&s);
+}
