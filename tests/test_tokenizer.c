@@ -1,0 +1,341 @@
+// test_tokenizer.c: tokenizer.c against a small tokenizer and ids made by `tokenizers` (tests/make_tokenizer.py).
+//
+//     test_tokenizer [FOLDER]     FOLDER holds tokenizer.bin and tokenizer.tsv, tests/golden if left out
+
+#include "../internal.h"
+#include "test.h"
+
+enum { VOCAB_SIZE = 700, MAX_SPANS = 8 };
+
+static uint8_t *section;
+static size_t n_section;
+
+static SmolModel open_model(void) {
+    SmolErr err = {0};
+    SmolModel m = {.config = {.template_kind = 1, .image_seq_len = 3}};
+    CHECK(vocab_open(&m.vocab, section, n_section, VOCAB_SIZE, &err) == 0, "%s", err.text);
+    return m;
+}
+
+// Ids in a buffer and scratch memory of exactly the sizes that smol.h promises, so that ASan sees a byte too much.
+static long tokenize(const SmolModel *m, const SmolPrompt *p, int32_t **ids, SmolErr *err) {
+    size_t bytes = smol_tokenize_bytes(m, p->n_text);
+    SmolArena scratch = {.base = malloc(bytes ? bytes : 1), .size = bytes};
+    *ids = malloc(p->n_text ? p->n_text * sizeof **ids : 1);
+    long n = smol_tokenize(m, p, *ids, &scratch, err);
+    CHECK(scratch.used == 0, "scratch is not given back");
+    free(scratch.base);
+    return n;
+}
+
+// The text of a prompt in exact buffers: the first pass counts, the second fills. Returns the error of the second.
+static int render(const SmolModel *m, const SmolMessage *messages, int n, int special, SmolPrompt *p, SmolErr *err) {
+    for (int pass = 0; pass < 2; pass++) {
+        int code = n > 0 ? smol_prompt_chat(m, messages, n, p, err) : smol_prompt_raw(m, messages, special, p, err);
+        if (pass || code) return code;
+        *p = (SmolPrompt){.text = malloc(p->n_text ? p->n_text : 1), .text_cap = p->n_text,
+                          .user = malloc(p->n_user ? p->n_user * sizeof *p->user : 1), .user_cap = p->n_user};
+    }
+    return 0;
+}
+
+static void drop(SmolPrompt *p) {
+    free(p->text);
+    free(p->user);
+    *p = (SmolPrompt){0};
+}
+
+// ---- ids ----
+
+// One line of tokenizer.tsv: text in hexadecimal, ids, user spans begin-end.
+static void check_line(const SmolModel *m, char *line, int number) {
+    char *ids_text = strchr(line, '\t') + 1, *spans_text = strchr(ids_text, '\t') + 1;
+    size_t n_text = (size_t)(ids_text - 1 - line) / 2;
+    uint8_t *text = malloc(n_text + 1);
+    for (size_t i = 0; i < n_text; i++) sscanf(line + 2 * i, "%2hhx", &text[i]);
+    SmolSpan spans[MAX_SPANS];
+    SmolPrompt p = {.text = (char *)text, .n_text = n_text, .user = spans};
+    for (char *s = spans_text; *s && p.n_user < MAX_SPANS; s += strspn(s, " ")) {
+        spans[p.n_user].begin = strtoul(s, &s, 10);
+        spans[p.n_user++].end = strtoul(s + 1, &s, 10);
+    }
+    SmolErr err = {0};
+    int32_t *ids;
+    long n = tokenize(m, &p, &ids, &err), same = 0, expected = 0;
+    for (char *s = ids_text; *s != '\t'; expected++, s += strspn(s, " ")) {
+        long id = strtol(s, &s, 10);
+        same += expected < n && ids[expected] == id;
+    }
+    CHECK(n == expected && same == expected, "line %d: %ld ids, %ld of %ld right; %s", number, n, same, expected, err.text);
+    free(ids);
+    free(text);
+}
+
+static void test_reference(const SmolModel *m, const char *path) {
+    size_t n;
+    char *tsv = (char *)read_file(path, &n);
+    CHECK(tsv != NULL, "%s cannot be read", path);
+    if (!tsv) return;
+    tsv[n] = 0;
+    int number = 0;
+    for (char *line = tsv, *end; *line; line = end + 1) {
+        end = strchr(line, '\n');
+        *end = 0;
+        check_line(m, line, ++number);
+    }
+    CHECK(number >= 300, "only %d lines", number);
+    free(tsv);
+}
+
+// The text of the ids is the text again, but for control tokens and for bytes that the vocabulary lacks.
+static void test_token_text(const SmolModel *m) {
+    char text[] = "<note> The picture: gr\xc3\xbc\xc3\x9f" "e \xf0\x9f\x9a\x80<image>\n\n42\x7f", joined[sizeof text];
+    SmolPrompt p = {.text = text, .n_text = sizeof text - 1};
+    SmolErr err = {0};
+    int32_t *ids;
+    long count = tokenize(m, &p, &ids, &err);
+    size_t length = 0, n;
+    for (long i = 0; i < count; i++) {
+        const char *bytes = smol_token_text(m, ids[i], &n);
+        memcpy(joined + length, bytes, n);
+        length += n;
+    }
+    const char *expected = "<note> The picture: gr\xc3\xbc\xc3\x9f" "e \xf0\x9f\x9a\x80\n\n42";
+    CHECK(length == strlen(expected) && memcmp(joined, expected, length) == 0, "%.*s", (int)length, joined);
+    free(ids);
+    const int32_t outside[] = {-1, VOCAB_SIZE, INT32_MAX, INT32_MIN};
+    for (int i = 0; i < 4; i++) {
+        smol_token_text(m, outside[i], &n);
+        CHECK(n == 0, "id %d has text", outside[i]);
+    }
+}
+
+// ---- prompts ----
+
+static int prompt_is(const SmolPrompt *p, const char *expected) {
+    return p->n_text == strlen(expected) && memcmp(p->text, expected, p->n_text) == 0;
+}
+
+// The strings of Hugging Face's template and of SmolVLMProcessor, 3 image tokens a tile.
+static void test_chat(const SmolModel *m) {
+    const SmolTiling whole = {0}, split[] = {{.rows = 1, .cols = 2}, {0}};
+    SmolMessage messages[] = {
+        {"system", "You are terse.", 14, NULL, 0},
+        {"user", "Describe.", 9, &whole, 1},
+        {"assistant", "A cat.", 6, NULL, 0},
+        {"user", "", 0, split, 2},
+    };
+    const char *expected =
+        "<|im_start|>System: You are terse.<end_of_utterance>\n"
+        "User:<fake_token_around_image><global-img><image><image><image><fake_token_around_image>Describe."
+        "<end_of_utterance>\nAssistant: A cat.<end_of_utterance>\n"
+        "User:<fake_token_around_image><row_1_col_1><image><image><image>"
+        "<fake_token_around_image><row_1_col_2><image><image><image>\n\n"
+        "<fake_token_around_image><global-img><image><image><image><fake_token_around_image>"
+        "<fake_token_around_image><global-img><image><image><image><fake_token_around_image>"
+        "<end_of_utterance>\nAssistant:";
+    SmolErr err = {0};
+    SmolPrompt p = {0};
+    CHECK(render(m, messages, 4, 0, &p, &err) == 0, "%s", err.text);
+    CHECK(prompt_is(&p, expected), "%.*s", (int)p.n_text, p.text);
+    CHECK(p.n_user == 3, "%zu user spans", p.n_user);  // the empty text is none
+    CHECK(p.n_user == 3 && memcmp(p.text + p.user[1].begin, "Describe.", p.user[1].end - p.user[1].begin) == 0,
+          "the second span is %zu to %zu", p.user[1].begin, p.user[1].end);
+    drop(&p);
+
+    messages[0].role = "root<image>";
+    CHECK(smol_prompt_chat(m, messages, 4, &p, &err) == SMOL_E_FORMAT, "any role is taken");
+    SmolModel other = *m;
+    other.config.template_kind = 0;
+    CHECK(smol_prompt_chat(&other, messages + 1, 1, &p, &err) == SMOL_E_FORMAT, "a template is made up");
+    CHECK(strstr(err.text, "--raw") != NULL, "%s", err.text);
+}
+
+static void test_raw(const SmolModel *m) {
+    const SmolTiling whole = {0};
+    const SmolMessage message = {"user", "a <image>", 9, &whole, 1};
+    for (int special = 0; special < 2; special++) {
+        SmolErr err = {0};
+        SmolPrompt p = {0};
+        int32_t *ids;
+        CHECK(render(m, &message, 0, special, &p, &err) == 0, "%s", err.text);
+        const char *expected =
+            "<fake_token_around_image><global-img><image><image><image><fake_token_around_image>a <image>";
+        CHECK(prompt_is(&p, expected), "%.*s", (int)p.n_text, p.text);
+        CHECK(p.n_user == (special ? 0 : 1), "%zu user spans", p.n_user);
+        long n = tokenize(m, &p, &ids, &err);
+        int n_images = 0;
+        for (long i = 0; i < n; i++) n_images += ids[i] == ids[2];
+        CHECK(n_images == (special ? 4 : 3), "special %d: %d image tokens", special, n_images);
+        free(ids);
+        drop(&p);
+    }
+    SmolPrompt p = {0};
+    SmolErr err = {0};
+    int32_t *ids;
+    CHECK(render(m, &(SmolMessage){"user", NULL, 0, NULL, 0}, 0, 0, &p, &err) == 0 && p.n_text == 0, "%s", err.text);
+    CHECK(tokenize(m, &p, &ids, &err) == 0, "%s", err.text);
+    free(ids);
+    drop(&p);
+}
+
+// Every buffer that is too small is an error, and nothing is written past its end.
+static void test_caps(const SmolModel *m) {
+    const SmolTiling whole = {0};
+    const SmolMessage messages[] = {{"user", "What?\xff", 6, &whole, 1}, {"assistant", "Yes", 3, NULL, 0}};
+    SmolErr err = {0};
+    SmolPrompt count = {0};
+    CHECK(smol_prompt_chat(m, messages, 2, &count, &err) == 0, "%s", err.text);
+    for (size_t cap = 0; cap <= count.n_text; cap++) {
+        SmolPrompt p = {.text = malloc(cap ? cap : 1), .text_cap = cap};
+        int code = smol_prompt_chat(m, messages, 2, &p, &err);
+        CHECK(code == (cap == count.n_text ? 0 : SMOL_E_LIMIT), "text of %zu bytes: %d", cap, code);
+        CHECK(p.n_text <= cap, "%zu bytes of %zu", p.n_text, cap);
+        free(p.text);
+    }
+    for (size_t cap = 0; cap <= count.n_user; cap++) {
+        SmolPrompt p = {.user = malloc(cap ? cap * sizeof(SmolSpan) : 1), .user_cap = cap};
+        int code = smol_prompt_chat(m, messages, 2, &p, &err);
+        CHECK(code == (cap == count.n_user ? 0 : SMOL_E_LIMIT), "%zu spans: %d", cap, code);
+        free(p.user);
+    }
+}
+
+// One U+FFFD for each maximal subpart of a character: tables 3-8 to 3-11 of the Unicode Standard, and Python.
+static void test_invalid_utf8(const SmolModel *m) {
+    static const char *const cases[][2] = {
+        {"\xc0\xaf\xe0\x80\xbf\xf0\x81\x82\x41", "????????A"},
+        {"\xed\xa0\x80\xed\xbf\xbf\xed\xaf\x41", "????????A"},
+        {"\xf4\x91\x92\x93\xff\x41\x80\xbf\x42", "?????A??B"},
+        {"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41", "????A"},
+        {"caf\xe9", "caf?"}, {"\xf0\x9f\x98", "?"}, {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"}, {"\x80", "?"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char expected[64] = "";
+        for (const char *s = cases[i][1]; *s; s++) {
+            const char one[2] = {*s, 0};
+            strcat(expected, *s == '?' ? "\xef\xbf\xbd" : one);
+        }
+        SmolMessage message = {"user", cases[i][0], strlen(cases[i][0]), NULL, 0};
+        SmolErr err = {0};
+        SmolPrompt p = {0};
+        render(m, &message, 0, 0, &p, &err);
+        CHECK(prompt_is(&p, expected), "case %zu: %.*s", i, (int)p.n_text, p.text);
+        drop(&p);
+    }
+}
+
+// ---- what a caller can do wrong ----
+
+static void test_misuse(const SmolModel *m) {
+    char text[] = "one two", bad[] = "one \xff";
+    int32_t ids[8];
+    SmolErr err = {0};
+    uint8_t memory[1024];
+    SmolArena scratch = {.base = memory, .size = sizeof memory}, none = {0}, small = {.base = memory, .size = 8};
+    SmolPrompt p = {.text = bad, .n_text = 5};
+    CHECK(smol_tokenize(m, &p, ids, &scratch, &err) == SMOL_E_FORMAT, "takes what is no UTF-8");
+    const SmolSpan wrong[][2] = {{{0, 9}, {9, 9}}, {{4, 6}, {0, 2}}, {{5, 4}, {6, 6}}, {{0, 4}, {3, 6}}};
+    for (int i = 0; i < 4; i++) {
+        SmolSpan spans[2] = {wrong[i][0], wrong[i][1]};
+        p = (SmolPrompt){text, 7, 7, spans, 2, 2};
+        CHECK(smol_tokenize(m, &p, ids, &scratch, &err) == SMOL_E_FORMAT, "spans %d are taken", i);
+    }
+    p = (SmolPrompt){text, 7, 7, NULL, 0, 0};
+    CHECK(smol_tokenize(m, &p, ids, &none, &err) == SMOL_E_MEMORY, "no scratch, no error");
+    CHECK(smol_tokenize(m, &p, ids, &small, &err) == SMOL_E_MEMORY, "little scratch, no error");
+    CHECK(smol_tokenize_bytes(m, SIZE_MAX) == SIZE_MAX, "a size that wraps");
+    CHECK(smol_tokenize(m, &p, ids, &scratch, &err) > 0, "%s", err.text);
+}
+
+// Half a megabyte of one letter takes n log n steps: a quadratic merge loop would take minutes.
+static void test_long_word(const SmolModel *m) {
+    size_t n = 1 << 19;
+    char *text = malloc(n);
+    memset(text, 'e', n);
+    SmolPrompt p = {.text = text, .n_text = n};
+    SmolErr err = {0};
+    int32_t *ids;
+    long count = tokenize(m, &p, &ids, &err);
+    size_t sum = 0, length;
+    for (long i = 0; i < count; i++) {
+        smol_token_text(m, ids[i], &length);
+        sum += length;
+    }
+    CHECK(sum == n, "%zu bytes come back", sum);
+    free(ids);
+    free(text);
+}
+
+// ---- damaged sections ----
+
+// A damaged section is refused, or it works: on some text nothing is read or written out of bounds.
+static int survives(const uint8_t *bytes, size_t n) {
+    static char text[] =
+        "<|im_start|>User: What is the picture? It's gr\xc3\xbc\xc3\x9f" "er  \n\n<row_1_col_2><image> 12";
+    SmolErr err = {0};
+    SmolModel m = {0};
+    if (vocab_open(&m.vocab, bytes, n, VOCAB_SIZE, &err)) {
+        CHECK(err.code == SMOL_E_FORMAT && strncmp(err.text, "tokenizer: ", 11) == 0, "%s", err.text);
+        return 0;
+    }
+    SmolPrompt p = {.text = text, .n_text = sizeof text - 1};
+    int32_t *ids;
+    long count = tokenize(&m, &p, &ids, &err);
+    CHECK(count > 0, "%s", err.text);
+    for (long i = 0; i < count; i++) {
+        size_t length;
+        smol_token_text(&m, ids[i], &length);
+        if (ids[i] < 0 || ids[i] >= VOCAB_SIZE) CHECK(0, "id %d", ids[i]);
+    }
+    free(ids);
+    return 1;
+}
+
+static void test_damage(void) {
+    int n_alive = 0;
+    for (size_t n = 0; n < n_section; n++) {
+        uint8_t *cut = malloc(n ? n : 1);
+        memcpy(cut, section, n);
+        CHECK(!survives(cut, n), "%zu of %zu bytes are enough", n, n_section);
+        free(cut);
+    }
+    uint8_t *copy = malloc(n_section);
+    memcpy(copy, section, n_section);
+    for (size_t i = 0; i < n_section; i++) {
+        for (int bit = 0; bit < 9; bit++) {
+            uint8_t flip = (uint8_t)(bit == 8 ? 0xff : 1 << bit);
+            copy[i] ^= flip;
+            n_alive += survives(copy, n_section);
+            copy[i] ^= flip;
+        }
+    }
+    free(copy);
+    printf("test_tokenizer: %d of %zu damaged sections still worked\n", n_alive, 9 * n_section);
+    SmolVocab v;
+    SmolErr err;
+    CHECK(vocab_open(&v, section, n_section, VOCAB_SIZE + 1, &err) == SMOL_E_FORMAT, "any vocab_size is taken");
+    CHECK(vocab_open(&v, section, n_section, -1, &err) == SMOL_E_FORMAT, "vocab_size -1 is taken");
+}
+
+int main(int argc, char **argv) {
+    char path[1024];
+    const char *folder = argc > 1 ? argv[1] : "tests/golden";
+    snprintf(path, sizeof path, "%s/tokenizer.bin", folder);
+    section = read_file(path, &n_section);
+    CHECK(section != NULL, "%s cannot be read", path);
+    if (!section) return test_end("test_tokenizer");
+    SmolModel m = open_model();
+    snprintf(path, sizeof path, "%s/tokenizer.tsv", folder);
+    test_reference(&m, path);
+    test_token_text(&m);
+    test_chat(&m);
+    test_raw(&m);
+    test_caps(&m);
+    test_invalid_utf8(&m);
+    test_misuse(&m);
+    test_long_word(&m);
+    test_damage();
+    free(section);
+    return test_end("test_tokenizer");
+}
