@@ -3,7 +3,6 @@
 Nothing here knows the .smol format. Every file that is read is remembered, so that the provenance can name it.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -37,7 +36,12 @@ DTYPES = ("F32", "F16", "BF16")
 
 
 class ExportError(Exception):
-    """Something that the user can put right. The text is one line."""
+    """Something about the source that the user can put right, in one line."""
+
+
+def require(condition, message):
+    if not condition:
+        raise ExportError(message)
 
 
 # ---- the folder ----
@@ -63,8 +67,7 @@ class Folder:
 
     def file(self, name):
         """The path of a file that must be there."""
-        if not self.has(name):
-            raise ExportError(f"{name} is missing in {self.path}")
+        require(self.has(name), f"{name} is missing in {self.path}")
         self.used.add(name)
         return os.path.join(self.path, name)
 
@@ -83,15 +86,15 @@ class Folder:
             value = json.loads(self.text(name))
         except (json.JSONDecodeError, RecursionError) as e:
             raise ExportError(f"{name}: not JSON: {e}") from None
-        if not isinstance(value, dict):
-            raise ExportError(f"{name}: not a JSON object")
+        require(isinstance(value, dict), f"{name}: not a JSON object")
         return value
 
     def license(self):
         """What the model card's first lines say, or None."""
         if not self.has("README.md"):
             return None
-        found = re.match(r"---\r?\n(?:.*\n)*?license: *([\w.-]+)", self.text("README.md").split("\n---", 1)[0] + "\n")
+        head = self.text("README.md").split("\n---", 1)[0]
+        found = re.search(r"^license: *([\w.-]+)", head, re.MULTILINE) if head.startswith("---") else None
         return found.group(1) if found else None
 
 
@@ -101,16 +104,7 @@ def download(repo, revision):
         from huggingface_hub import snapshot_download
         return snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES)
     except Exception as e:  # a dozen kinds, from no network to no permission; all have a text
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise ExportError(f"{repo}: cannot fetch it from the hub: {reason}") from None
-
-
-def sha256_of_file(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        for block in iter(lambda: f.read(1 << 20), b""):
-            digest.update(block)
-    return digest
+        raise ExportError(f"{repo}: cannot fetch it from the hub: {str(e) or type(e).__name__}") from None
 
 
 # ---- the chat template ----
@@ -185,11 +179,8 @@ class Checkpoint:
         name = next((new + stored[len(old):] for old, new in ALIASES if stored.startswith(old)), stored)
         if HARMLESS.search(name):
             return
-        if name in self.entries:
-            raise ExportError(f"{name} is there twice: {self.entries[name][1]} in {self.entries[name][0]}, "
-                              f"{stored} in {shard}")
-        if dtype not in DTYPES:
-            raise ExportError(f"{stored} is of type {dtype}, not one of {', '.join(DTYPES)}")
+        require(name not in self.entries, f"{name} is there twice, the second time as {stored} in {shard}")
+        require(dtype in DTYPES, f"{stored} is of type {dtype}, not one of {', '.join(DTYPES)}")
         self.entries[name] = (shard, stored, dtype, shape)
 
     def rows(self, name, shape, step):
@@ -206,28 +197,26 @@ class Checkpoint:
             for r in range(0, n, step):
                 x = tensor[r:min(r + step, n)] if len(shape) > 1 else tensor[:]
                 x = (x.transpose(0, 3, 1, 2) if channels_last else x).astype(np.float32)
-                if not np.isfinite(x).all():
-                    raise ExportError(f"{name} holds a NaN or an infinity")
+                require(np.isfinite(x).all(), f"{name} holds a NaN or an infinity")
                 yield x.reshape(min(step, n - r), -1)
 
     def check(self, name, shape):
         """The tensor must be there in this shape. MLX keeps convolutions as (out, y, x, channel)."""
-        if name not in self.entries:
-            raise ExportError(f"{name} is missing")
+        require(name in self.entries, f"{name} is missing")
         stored = self.entries[name][3]
         mlx = (shape[0], *shape[2:], shape[1]) if len(shape) == 4 else shape
-        if stored not in (shape, mlx):
-            raise ExportError(f"{name} is {list(stored)}, not {list(shape)}")
+        require(stored in (shape, mlx), f"{name} is {list(stored)}, not {list(shape)}")
 
 
 def shard_names(folder):
     if folder.has("model.safetensors"):
         return ["model.safetensors"]
-    if not folder.has("model.safetensors.index.json"):
-        raise ExportError(f"model.safetensors is missing in {folder.path} (nor is there an index of several)")
-    names = folder.json("model.safetensors.index.json").get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) and n == os.path.basename(n) for n in names.values()):
-        raise ExportError("model.safetensors.index.json: weight_map is not a table of file names")
+    index = "model.safetensors.index.json"
+    require(folder.has(index), f"model.safetensors is missing in {folder.path} (nor is there an index of several)")
+    names = folder.json(index).get("weight_map")
+    require(isinstance(names, dict) and names
+            and all(isinstance(n, str) and n == os.path.basename(n) for n in names.values()),
+            f"{index}: weight_map is not a table of file names")
     return sorted(set(names.values()))
 
 
