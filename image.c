@@ -45,7 +45,7 @@ static int64_t pnm_number(Pnm *p) {
     return digits && (c < 0 || is_space(c)) ? v : -1;
 }
 
-// Reads the header, and checks that the file can hold all samples: nobody shall make room for a picture that is not in it.
+// Reads the header, and checks that the file can hold all samples: no room is made for a picture that is not there.
 static int pnm_open(Pnm *p, const uint8_t *bytes, size_t n, SmolErr *err) {
     int kind = bytes[1] - '0', bitmap = kind == 1 || kind == 4;
     *p = (Pnm){.at = bytes + 2, .end = bytes + n, .kind = kind, .channels = kind % 3 ? 1 : 3};

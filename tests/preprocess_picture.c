@@ -1,5 +1,7 @@
-// preprocess_picture FILE LONGEST_EDGE TILE SPLIT: writes the tiles of a picture to stdout as raw floats, and its size, rows,
-// columns, tiles, arena bytes and seconds to stderr. tests/test_image.py compares them with the reference.
+// preprocess_picture.c: a picture's tiles as raw floats to stdout; its size, rows, columns, tiles, arena bytes and the
+// seconds that loading took to stderr. tests/test_image.py compares the tiles with the reference.
+//
+//     preprocess_picture FILE LONGEST_EDGE TILE SPLIT
 
 #include "../smol.h"
 #include "test.h"
@@ -8,7 +10,7 @@
 
 int main(int argc, char **argv) {
     if (argc != 5) return 2;
-    SmolConfig c = {.longest_edge = atoi(argv[2]), .tile_size = atoi(argv[3]), .image_seq_len = 64, .rescale_factor = 1 / 255.0};
+    SmolConfig c = {.longest_edge = atoi(argv[2]), .tile_size = atoi(argv[3]), .rescale_factor = 1 / 255.0};
     for (int i = 0; i < 3; i++) c.image_mean[i] = c.image_std[i] = 0.5f;
     SmolPicture p;
     SmolTiling t;
