@@ -15,24 +15,33 @@
 
 #define AVX2 __attribute__((target("avx2,fma")))
 
+// Named registers, not arrays: gcc keeps arrays on the stack and stores them back at every k.
 AVX2 static void four_tokens(float *y, size_t ldy, const float *w, size_t ldw, const float *x, size_t ldx, int n_k) {
-    __m256 low[4], high[4];
-    for (size_t t = 0; t < 4; t++) {
-        low[t] = _mm256_loadu_ps(y + t * ldy);
-        high[t] = _mm256_loadu_ps(y + t * ldy + 8);
-    }
+    float *y1 = y + ldy, *y2 = y1 + ldy, *y3 = y2 + ldy;
+    const float *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx;
+    __m256 low0 = _mm256_loadu_ps(y), high0 = _mm256_loadu_ps(y + 8);
+    __m256 low1 = _mm256_loadu_ps(y1), high1 = _mm256_loadu_ps(y1 + 8);
+    __m256 low2 = _mm256_loadu_ps(y2), high2 = _mm256_loadu_ps(y2 + 8);
+    __m256 low3 = _mm256_loadu_ps(y3), high3 = _mm256_loadu_ps(y3 + 8);
     for (int k = 0; k < n_k; k++, w += ldw) {
         __m256 w_low = _mm256_loadu_ps(w), w_high = _mm256_loadu_ps(w + 8);
-        for (size_t t = 0; t < 4; t++) {
-            __m256 xk = _mm256_broadcast_ss(x + t * ldx + k);
-            low[t] = _mm256_fmadd_ps(w_low, xk, low[t]);
-            high[t] = _mm256_fmadd_ps(w_high, xk, high[t]);
-        }
+        __m256 xk = _mm256_broadcast_ss(x + k);
+        low0 = _mm256_fmadd_ps(w_low, xk, low0);
+        high0 = _mm256_fmadd_ps(w_high, xk, high0);
+        xk = _mm256_broadcast_ss(x1 + k);
+        low1 = _mm256_fmadd_ps(w_low, xk, low1);
+        high1 = _mm256_fmadd_ps(w_high, xk, high1);
+        xk = _mm256_broadcast_ss(x2 + k);
+        low2 = _mm256_fmadd_ps(w_low, xk, low2);
+        high2 = _mm256_fmadd_ps(w_high, xk, high2);
+        xk = _mm256_broadcast_ss(x3 + k);
+        low3 = _mm256_fmadd_ps(w_low, xk, low3);
+        high3 = _mm256_fmadd_ps(w_high, xk, high3);
     }
-    for (size_t t = 0; t < 4; t++) {
-        _mm256_storeu_ps(y + t * ldy, low[t]);
-        _mm256_storeu_ps(y + t * ldy + 8, high[t]);
-    }
+    _mm256_storeu_ps(y, low0), _mm256_storeu_ps(y + 8, high0);
+    _mm256_storeu_ps(y1, low1), _mm256_storeu_ps(y1 + 8, high1);
+    _mm256_storeu_ps(y2, low2), _mm256_storeu_ps(y2 + 8, high2);
+    _mm256_storeu_ps(y3, low3), _mm256_storeu_ps(y3 + 8, high3);
 }
 
 AVX2 static void one_token(float *y, const float *w, size_t ldw, const float *x, int n_k) {
