@@ -66,7 +66,8 @@ static void check_line(const SmolModel *m, char *line, int number) {
         long id = strtol(s, &s, 10);
         same += expected < n && ids[expected] == id;
     }
-    CHECK(n == expected && same == expected, "line %d: %ld ids, %ld of %ld right; %s", number, n, same, expected, err.text);
+    CHECK(n == expected && same == expected, "line %d: %ld ids, %ld of %ld right; %s", number, n, same, expected,
+          err.text);
     free(ids);
     free(text);
 }
