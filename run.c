@@ -154,12 +154,13 @@ static int check_context(const Session *s, int context, SmolErr *err) {
     for (int i = 0; i < s->n_pictures; i++) n_tiles += s->tilings[i].n_tiles;
     char pictures[80] = "", fewer[96] = "", longer[64] = "";
     if (n_image) snprintf(pictures, sizeof pictures, ", %d of them from %d tiles", n_image, n_tiles);
-    if (n_tiles > s->n_pictures) {
-        snprintf(fewer, sizeof fewer, "; --no-tiling needs %d image tokens", s->n_pictures * c->image_seq_len);
+    int n_untiled = s->n_pictures * c->image_seq_len;
+    if (n_tiles > s->n_pictures && s->n_ids - (n_image - n_untiled) < context) {  // less still: it has fewer markers, too
+        snprintf(fewer, sizeof fewer, "; --no-tiling would fit, with %d image tokens", n_untiled);
     }
     if (s->n_ids < c->max_positions) {
-        long wanted = s->n_ids + s->opt.n_tokens;
-        snprintf(longer, sizeof longer, "; -c %ld would fit", wanted < c->max_positions ? wanted : c->max_positions);
+        int64_t wanted = (int64_t)s->n_ids + s->opt.n_tokens;
+        snprintf(longer, sizeof longer, "; -c %d would fit", wanted < c->max_positions ? (int)wanted : c->max_positions);
     }
     snprintf(err->text, sizeof err->text, "the prompt has %ld tokens%s, and the context holds %d (the model's most is %d)%s%s",
              s->n_ids, pictures, context, c->max_positions, longer, fewer);
@@ -169,7 +170,7 @@ static int check_context(const Session *s, int context, SmolErr *err) {
 static int wanted_context(const Session *s) {
     const SmolConfig *c = &s->model.config;
     if (s->opt.context) return s->opt.context;
-    long wanted = s->opt.prompt ? s->n_ids + s->opt.n_tokens : CHAT_CONTEXT;
+    int64_t wanted = s->opt.prompt ? (int64_t)s->n_ids + s->opt.n_tokens : CHAT_CONTEXT;
     return wanted < c->max_positions ? (int)wanted : c->max_positions;
 }
 
@@ -251,7 +252,18 @@ static int is_end(const SmolConfig *c, int32_t id) {
     return 0;
 }
 
-// Adds a token's text to the answer and, unless it goes to JSON, shows the characters that are now whole.
+static void flush_output(void) {
+    if (fflush(stdout) || ferror(stdout)) die("standard output", "cannot be written to");
+}
+
+// Prints the answer from byte shown on, unless it goes to JSON.
+static void show(const Session *s, const Answer *a, size_t shown) {
+    if (s->opt.json) return;
+    fwrite(a->text.bytes + shown, 1, a->text.n - shown, stdout);
+    flush_output();
+}
+
+// Adds a token's text to the answer and shows the characters that are now whole.
 static void say(const Session *s, Answer *a, Utf8 *utf8, int32_t id) {
     size_t n, shown = a->text.n;
     const char *text = smol_token_text(&s->model, id, &n);
@@ -259,10 +271,14 @@ static void say(const Session *s, Answer *a, Utf8 *utf8, int32_t id) {
         int is_leading_space = !s->opt.raw && a->text.n == 0 && utf8->n == 0 && text[i] == ' ';
         if (!is_leading_space) utf8_add(utf8, &a->text, text[i]);
     }
-    if (!s->opt.json) {
-        fwrite(a->text.bytes + shown, 1, a->text.n - shown, stdout);
-        if (fflush(stdout)) die("standard output", "cannot be written to");
-    }
+    show(s, a, shown);
+}
+
+// The answer may have ended within a character.
+static void say_end(const Session *s, Answer *a, Utf8 *utf8) {
+    size_t shown = a->text.n;
+    utf8_end(utf8, &a->text);
+    show(s, a, shown);
 }
 
 // Runs prompt and answer. Returns 0, or a negative code before anything was said.
@@ -297,7 +313,7 @@ static int decode(Session *s, Answer *a, int n_features, SmolErr *err) {
         s->cached[smol_position(s->engine)] = id;
         if (smol_forward(s->engine, &id, 1, NULL, 0, &logits, err)) die(NULL, err->text);
     }
-    utf8_end(&utf8, &a->text);
+    say_end(s, a, &utf8);
     a->decode_ms = now_ms() - begin;
     smol_sha256_end(&digest, a->logits_sha256);
     return 0;
@@ -306,13 +322,13 @@ static int decode(Session *s, Answer *a, int n_features, SmolErr *err) {
 // Answers the conversation's last question. Returns 0, or -1 with err filled and the culprit named.
 static int answer(Session *s, Answer *a, SmolErr *err, const char **culprit) {
     *a = (Answer){.load_ms = s->load_ms, .n_prompt = (int)s->n_ids};
-    interrupted = 0;
     int held = smol_position(s->engine);
     while (a->n_reused < held && a->n_reused < s->n_ids - 1 && s->cached[a->n_reused] == s->ids[a->n_reused]) a->n_reused++;
     smol_rewind(s->engine, a->n_reused);
     int n_features = encode_pictures(s, a, err, culprit);
     int code = n_features < 0 ? n_features : decode(s, a, n_features, err);
     progress(NULL);
+    if (code) smol_rewind(s->engine, a->n_reused);  // what cached does not list
     if (code == SMOL_E_CANCELLED) {
         a->finish = "interrupted";
         buffer_add(&a->text, "", 0);
@@ -328,8 +344,8 @@ static void report(const Session *s, const Answer *a) {
     } else {
         putchar('\n');
     }
+    flush_output();
     if (s->opt.timings) report_timings(a, kernel, s->opt.threads);
-    if (fflush(stdout)) die("standard output", "cannot be written to");
 }
 
 // ---- one question ----
@@ -345,7 +361,8 @@ static int ask_once(Session *s) {
     if (tokenize(s, &err)) die(NULL, err.text);
     if (s->opt.tokenize) {
         report_ids(s->ids, s->n_ids, s->opt.json);
-        return putchar('\n') == EOF;
+        putchar('\n');
+        return 0;
     }
     if (check_context(s, wanted_context(s), &err) || plan(s, &err)) die(NULL, err.text);
     if (s->opt.plan) {
@@ -445,29 +462,36 @@ static int list_kernels(void) {
     return 0;
 }
 
-// Ctrl-C is noticed between steps; a read from the terminal is not restarted after it.
-static void catch_interrupt(void) {
+// Ctrl-C is noticed between steps; a read from the terminal is not restarted after it. A closed pipe and a file too large
+// are errors of the write that meets them.
+static void catch_signals(void) {
     struct sigaction action = {0};
     action.sa_handler = on_interrupt;
     sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+static int work(Session *s) {
+    SmolErr err;
+    double begin = now_ms();
+    size_t n;
+    const uint8_t *bytes = load_file(s->opt.model, &n, &err);
+    if (!bytes || smol_open(&s->model, bytes, n, &err)) die(s->opt.model, err.text);
+    s->load_ms = now_ms() - begin;
+    if (s->opt.info) return report_info(&s->model, s->opt.model), 0;
+    if (s->opt.verify) return verify(s);
+    if (s->opt.system) add_message(s, "system", s->opt.system, strlen(s->opt.system));
+    return s->opt.prompt ? ask_once(s) : chat(s);
 }
 
 int main(int argc, char **argv) {
     static Session s;
-    SmolErr err;
     int status = options_parse(&s.opt, argc, argv);
-    if (status >= 0) return status;
-    if (s.opt.list_kernels) return list_kernels();
-
-    double begin = now_ms();
-    size_t n;
-    const uint8_t *bytes = load_file(s.opt.model, &n, &err);
-    if (!bytes || smol_open(&s.model, bytes, n, &err)) die(s.opt.model, err.text);
-    s.load_ms = now_ms() - begin;
-    if (s.opt.info) return report_info(&s.model, s.opt.model), 0;
-    if (s.opt.verify) return verify(&s);
-
-    catch_interrupt();
-    if (s.opt.system) add_message(&s, "system", s.opt.system, strlen(s.opt.system));
-    return s.opt.prompt ? ask_once(&s) : chat(&s);
+    if (status < 0) {
+        catch_signals();
+        status = s.opt.list_kernels ? list_kernels() : work(&s);
+    }
+    flush_output();
+    return status;
 }
