@@ -152,7 +152,7 @@ static int check_context(const Session *s, int context, SmolErr *err) {
     if (s->n_ids < 1) return snprintf(err->text, sizeof err->text, "the prompt is empty"), -1;
     if (s->n_ids < context) return 0;
     for (int i = 0; i < s->n_pictures; i++) n_tiles += s->tilings[i].n_tiles;
-    char pictures[80] = "", fewer[96] = "", longer[64] = "";
+    char pictures[48] = "", fewer[56] = "", longer[40] = "";
     if (n_image) snprintf(pictures, sizeof pictures, ", %d of them from %d tiles", n_image, n_tiles);
     int n_untiled = s->n_pictures * c->image_seq_len;
     if (n_tiles > s->n_pictures && s->n_ids - (n_image - n_untiled) < context) {  // less still: it has fewer markers, too
