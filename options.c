@@ -5,7 +5,6 @@
 #include "cli.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,13 +50,18 @@ static int usage_error(const char *what, const char *detail) {
     return 2;
 }
 
-// ---- numbers, in full: "12x", "", "1e99" and numbers out of range are errors ----
+// ---- numbers, in full: "12x", "", " 5", "0x10", "1e99" and numbers out of range are errors ----
+
+// Before strtol and strtof, which would also take spaces, signs, hexadecimal, "inf" and "nan".
+static int has_only(const char *text, const char *characters) {
+    return *text != '-' && *text != '+' && text[strspn(text, characters)] == 0;
+}
 
 static int parse_int(const char *text, long min, long max, int *out) {
     char *end;
     errno = 0;
     long v = strtol(text, &end, 10);
-    if (end == text || *end || errno || v < min || v > max) return 0;
+    if (end == text || errno || v < min || v > max || !has_only(text, "0123456789")) return 0;
     *out = (int)v;
     return 1;
 }
@@ -66,7 +70,7 @@ static int parse_float(const char *text, float min, float max, float *out) {
     char *end;
     errno = 0;
     float v = strtof(text, &end);
-    if (end == text || *end || errno || !isfinite(v) || v < min || v > max) return 0;
+    if (end == text || *end || errno || v < min || v > max || !has_only(text, "0123456789.eE+-")) return 0;
     *out = v;
     return 1;
 }
@@ -75,7 +79,7 @@ static int parse_seed(const char *text, uint64_t *out) {
     char *end;
     errno = 0;
     unsigned long long v = strtoull(text, &end, 10);
-    if (end == text || *end || errno || strchr(text, '-')) return 0;
+    if (end == text || errno || !has_only(text, "0123456789")) return 0;
     *out = v;
     return 1;
 }
@@ -95,12 +99,12 @@ static int take_value(const Option *o, const char *name, const char *value) {
     char message[160];
     if (o->text) *o->text = value;
     if (o->number && !parse_int(value, o->min, INT32_MAX, o->number)) {
-        snprintf(message, sizeof message, "%s wants a whole number of at least %d, not ", name, o->min);
-        return usage_error(message, value);
+        snprintf(message, sizeof message, "%s wants a whole number of at least %d, not \"%.40s\"", name, o->min, value);
+        return usage_error(message, "");
     }
     if (o->real && !parse_float(value, 0, o->most, o->real)) {
-        snprintf(message, sizeof message, "%s wants a number from 0 to %g, not ", name, (double)o->most);
-        return usage_error(message, value);
+        snprintf(message, sizeof message, "%s wants a number from 0 to %g, not \"%.40s\"", name, (double)o->most, value);
+        return usage_error(message, "");
     }
     return 0;
 }
@@ -118,6 +122,12 @@ static int check_together(const Options *o) {
     int alone = o->info || o->verify;
     if (!o->model) return usage_error("no MODEL given", "");
     if (o->special && !o->raw) return usage_error("--special goes with --raw", "");
+    if (o->system && o->raw) return usage_error("--raw has no template, so it takes no --system", "");
+    if (o->info + o->verify + o->plan + o->tokenize > 1) {
+        return usage_error("--info, --verify, --plan and --tokenize: one at a time", "");
+    }
+    if (o->json && (alone || o->plan)) return usage_error("--info, --verify and --plan have no JSON", "");
+    if (o->trace && (o->plan || o->tokenize)) return usage_error("--plan and --tokenize stop before there is a trace", "");
     if (alone && (o->prompt || o->n_images)) return usage_error("--info and --verify take no prompt and no picture", "");
     if (!alone && !o->prompt && (o->raw || o->tokenize || o->trace || o->plan)) {
         return usage_error("--raw, --tokenize, --trace and --plan want a PROMPT", "");
@@ -187,6 +197,6 @@ int options_parse(Options *o, int argc, char **argv) {
         if (take_value(found, arg, argv[++i])) return 2;
         if (found->text == &image && add_image(o, image)) return 2;
     }
-    if (seed && !parse_seed(seed, &o->seed)) return usage_error("--seed wants a whole number of at least 0, not ", seed);
+    if (seed && !parse_seed(seed, &o->seed)) return usage_error("--seed wants a whole number of at least 0, not ", *seed ? seed : "\"\"");
     return o->list_kernels ? -1 : check_together(o);
 }

@@ -487,11 +487,9 @@ static int work(Session *s) {
 
 int main(int argc, char **argv) {
     static Session s;
+    catch_signals();
     int status = options_parse(&s.opt, argc, argv);
-    if (status < 0) {
-        catch_signals();
-        status = s.opt.list_kernels ? list_kernels() : work(&s);
-    }
+    if (status < 0) status = s.opt.list_kernels ? list_kernels() : work(&s);
     flush_output();
     return status;
 }

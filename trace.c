@@ -3,11 +3,14 @@
 // A tensor comes in pieces: a tile at a time, a batch of tokens at a time. Pieces go to a scratch file as they come; at the end
 // each tensor's pieces are copied together behind the header that only then can be written.
 
+#define _DEFAULT_SOURCE
+
 #include "cli.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef struct {
     char name[96];
@@ -44,6 +47,8 @@ static void check(int ok, const Trace *t) {
 Trace *trace_open(const char *path) {
     Trace *t = need(NULL, sizeof *t, "trace");
     *t = (Trace){.path = join(path, ""), .scratch_path = join(path, ".pieces.tmp"), .final_path = join(path, ".tmp")};
+    struct stat info;
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) die(path, "is no regular file, and would be replaced");
     t->scratch = fopen(t->scratch_path, "w+b");
     check(t->scratch != NULL, t);
     open_trace = t;
