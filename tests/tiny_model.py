@@ -140,20 +140,32 @@ def make_model(o, tokenizer):
 
 def fill(model, seed):
     """Random weights of sizes that keep the activations of order 1. A tied table is one parameter and is filled once."""
+    import numpy as np
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
+    random = np.random.RandomState(seed)
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
-            r = torch.randn(p.shape, generator=generator)
             if "norm" in name and name.endswith("weight"):
-                p.copy_(1.0 + 0.2 * r)
+                scale, offset = 0.2, 1.0
             elif name.endswith("bias"):
-                p.copy_(0.1 * r)
+                scale, offset = 0.1, 0.0
             elif "embed_tokens" in name or "position_embedding" in name or name == "lm_head.weight":
-                p.copy_(0.6 * r)
+                scale, offset = 0.6, 0.0
             else:
-                p.copy_(1.3 * r / p[0].numel() ** 0.5)
+                scale, offset = 1.3 / p[0].numel() ** 0.5, 0.0
+            p.copy_(torch.from_numpy(near_normal(random, p.shape, scale) + np.float32(offset)))
+
+
+def near_normal(random, shape, scale):
+    """Sums of four uniform integers times a float: nearly normal, and the same bits on every machine, which torch.randn
+    does not give (its vectorised logarithm depends on the processor)."""
+    import numpy as np
+
+    n = int(np.prod(shape))
+    sums = np.frombuffer(random.bytes(8 * n), "<i2").reshape(4, n).sum(0, dtype=np.int32)
+    deviation = 2 * 65536 / 12 ** 0.5  # of four numbers uniform in -32768 .. 32767
+    return sums.astype(np.float32).reshape(shape) * np.float32(scale / deviation)
 
 
 def age_config(path):
