@@ -162,33 +162,23 @@ def place(c, tokenizer, provenance):
     for t in table:
         n_rows = -(-t.n_rows // PANEL) * PANEL if t.type == F32X16 else t.n_rows
         placed.append((t, align(end), 4 * n_rows * t.n_cols))
-        end = align(end) + placed[-1][2]
+        end = align(end) + 4 * n_rows * t.n_cols
     c.file_bytes = end
     return placed
 
 
-def write(f, c, placed, tokenizer, provenance, checkpoint, bar):
-    """Writes the whole file; returns the SHA-256 of its header, tokenizer, provenance and directory, which stands for
-    the model. The directory is written last, for it holds the tensors' digests."""
-    directory = b""
-    for t, offset, n_bytes in placed:
-        digest = hashlib.sha256()
-        f.seek(offset)
-        for piece in pieces(t, c, checkpoint):
-            data = np.ascontiguousarray(piece, "<f4").data.cast("B")
-            digest.update(data)
-            f.write(data)
-            bar.update(len(data))
-        assert f.tell() == offset + n_bytes, t.name
-        directory += struct.pack("<96sIIIIQQ32s", t.name.encode(), t.type, t.n_rows, t.n_cols, 0, offset, n_bytes,
-                                 digest.digest())
-    whole = hashlib.sha256()
-    for offset, section in ((0, pack_header(c)), (c.tokenizer_offset, tokenizer), (c.provenance_offset, provenance),
-                            (c.directory_offset, directory)):
-        whole.update(section)
-        f.seek(offset)
-        f.write(section)
-    return whole.hexdigest()
+def write_tensor(f, place, c, checkpoint, bar):
+    """Writes one tensor's data; returns its entry in the directory."""
+    t, offset, n_bytes = place
+    digest = hashlib.sha256()
+    f.seek(offset)  # what is skipped reads as zeros
+    for piece in pieces(t, c, checkpoint):
+        data = np.ascontiguousarray(piece, "<f4").data.cast("B")
+        digest.update(data)
+        f.write(data)
+        bar.update(len(data))
+    assert f.tell() == offset + n_bytes, t.name
+    return struct.pack("<96sIIIIQQ32s", t.name.encode(), t.type, t.n_rows, t.n_cols, 0, offset, n_bytes, digest.digest())
 
 
 def pack_provenance(folder, bar):
@@ -220,7 +210,8 @@ def check_image_token(folder, c):
 
 
 def export(source, out, revision=None, quiet=False):
-    """Makes the file and returns (configuration, SHA-256). It takes its name only when it is complete."""
+    """Makes the file; returns the configuration and the SHA-256 by which the model is known (FORMAT.md). The file
+    takes its name only when it is complete."""
     folder = Folder(source, revision)
     require(not os.path.isdir(out), f"{out} is a folder")
     sources = read_sources(folder)
@@ -236,53 +227,60 @@ def export(source, out, revision=None, quiet=False):
     if not c.template:
         print("export: warning: the chat template is missing or not SmolVLM's; run will need --raw", file=sys.stderr)
     placed = place(c, tokenizer, provenance)
+    sections = [(0, pack_header(c)), (c.tokenizer_offset, tokenizer), (c.provenance_offset, provenance)]
     unfinished = f"{out}.{os.getpid()}.tmp"
     try:
         with open(unfinished, "wb") as f, progress("export", c.file_bytes, quiet) as bar:
-            sha256 = write(f, c, placed, tokenizer, provenance, checkpoint, bar)
+            directory = b"".join(write_tensor(f, p, c, checkpoint, bar) for p in placed)
+            sections.append((c.directory_offset, directory))  # last, for it holds the tensors' digests
+            for offset, section in sections:
+                f.seek(offset)
+                f.write(section)
         os.replace(unfinished, out)
     finally:
         if os.path.exists(unfinished):
             os.remove(unfinished)
-    return c, sha256
+    return c, hashlib.sha256(b"".join(section for _, section in sections)).hexdigest()
 
 
 # ---- the command line ----
 
 def report(out, c, sha256):
     grid = c.image_size // c.patch_size
-    print(f"""text      {c.n_layers} layers, dim {c.dim}, hidden {c.hidden_dim}, heads {c.n_heads} / {c.n_kv_heads} x {c.head_dim}, \
-vocabulary {c.vocab_size}{', tied' if c.tied else ''}, rope theta {c.rope_theta:g}, {c.max_positions} positions
-vision    {c.v_layers} layers, dim {c.v_dim}, hidden {c.v_hidden_dim}, heads {c.v_heads} x {c.v_dim // c.v_heads}, \
-{grid} x {grid} patches of {c.patch_size}, scale {c.scale_factor}
-pictures  tiles of {c.tile_size}, longest edge {c.longest_edge}, {c.image_seq_len} tokens a tile
-template  {'SmolVLM' if c.template else 'none'}
-tensors   {c.n_tensors}
-file      {out}, {c.file_bytes:,} bytes
-sha256    {sha256} (header, tokenizer, provenance, directory)""")
+    print(f"text      {c.n_layers} layers, dim {c.dim}, hidden {c.hidden_dim}, heads {c.n_heads} / {c.n_kv_heads} of "
+          f"{c.head_dim}, vocabulary {c.vocab_size}{', tied' if c.tied else ''}, rope theta {c.rope_theta:g}")
+    print(f"vision    {c.v_layers} layers, dim {c.v_dim}, hidden {c.v_hidden_dim}, heads {c.v_heads} of "
+          f"{c.v_dim // c.v_heads}, {grid} x {grid} patches of {c.patch_size}, scale {c.scale_factor}")
+    print(f"pictures  tiles of {c.tile_size}, longest edge {c.longest_edge}, {c.image_seq_len} tokens a tile")
+    print(f"chat      {'SmolVLM' if c.template else 'no template'}, context up to {c.max_positions}")
+    print(f"file      {out}, {c.n_tensors} tensors, {c.file_bytes:,} bytes")
+    print(f"sha256    {sha256}")
 
 
-def main():
+def main(args=None):
     parser = argparse.ArgumentParser(description="Hugging Face folder to .smol file")
     parser.add_argument("source", metavar="SOURCE", help="folder, or name of a hub repository")
     parser.add_argument("-o", "--output", metavar="FILE", required=True)
     parser.add_argument("--type", choices=("f32", "q8", "q4"), default="f32", help="of the weight matrices (f32)")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of the repository")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
-    args = parser.parse_args()
+    args = parser.parse_args(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a kill, too, removes the unfinished file
     try:
         require(args.type == "f32", f"--type {args.type}: not yet")
         c, sha256 = export(args.source, args.output, args.revision, args.quiet)
         if not args.quiet:
             report(args.output, c, sha256)
+        return 0
     except (ExportError, ValueError, OSError) as e:
-        sys.exit("export: " + " ".join(str(e).split()))
+        message = str(e)
     except Exception as e:  # also what a JSON file of an unforeseen shape brings about
-        sys.exit(f"export: {type(e).__name__}: {' '.join(str(e).split())}")
+        message = f"{type(e).__name__}: {e}"
     except KeyboardInterrupt:
-        sys.exit("export: interrupted")
+        message = "interrupted"
+    print("export:", " ".join(message.split()), file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
