@@ -2,9 +2,9 @@
 // planes (inverse DCT), planes to RGB (upsampling and colour).
 //
 // Sequential and progressive Huffman coding, 8 bits, 1, 3 or 4 components. T.81 leaves the arithmetic open; this file
-// takes that of libjpeg-turbo's defaults (the accurate integer DCT, triangle upsampling, 16-bit fixed-point colours), so
-// that the pixels equal Pillow 12.1's convert("RGB"). As there, damaged entropy data are not an error: decoding goes on
-// at the next restart marker; a file that breaks off is one. Refused: arithmetic coding, 12 bits, lossless and
+// takes that of libjpeg-turbo's defaults (the accurate integer DCT, triangle upsampling, 16-bit fixed-point colours),
+// so that the pixels equal Pillow 12.1's convert("RGB"). As there, damaged entropy data are not an error: decoding goes
+// on at the next restart marker; a file that breaks off is one. Refused: arithmetic coding, 12 bits, lossless and
 // hierarchical files. Ignored: colour profiles and thumbnails.
 
 #include "internal.h"
@@ -40,7 +40,7 @@ static int get_u16be(const uint8_t *p) { return p[0] << 8 | p[1]; }
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// The code of the next marker at or after *at, which moves behind it; -1 at the end of the file. Other bytes are skipped.
+// The code of the next marker at or after *at, which moves behind it; -1 at the end of the file. Skips other bytes.
 static int next_marker(const uint8_t *bytes, size_t n, size_t *at) {
     for (size_t i = *at; i + 1 < n; i++) {
         if (bytes[i] != 0xff || bytes[i + 1] == 0 || bytes[i + 1] == 0xff) continue;
@@ -65,10 +65,10 @@ static int read_segment(const uint8_t *bytes, size_t n, size_t *at, const uint8_
 
 static const char *unsupported(int marker) {
     switch (marker) {
-    case 0xc3: return "lossless coding";
+    case 0xc0: case 0xc1: case 0xc2: return NULL;
+    case 0xc3: case 0xcb: return "lossless coding";
     case 0xc9: case 0xca: return "arithmetic coding";
-    case 0xc5: case 0xc6: case 0xc7: case 0xcb: case 0xcd: case 0xce: case 0xcf: return "hierarchical or lossless coding";
-    default: return NULL;
+    default: return "hierarchical coding";
     }
 }
 
@@ -84,7 +84,7 @@ static int measure_frame(Frame *f, SmolErr *err) {
     for (int i = 0; i < f->n; i++) {
         Component *c = &f->comp[i];
         if (f->max_h % c->h || f->max_v % c->v)
-            return fail(err, SMOL_E_FORMAT, "JPEG: component %d is sampled %d x %d of %d x %d, a fraction", i, c->h, c->v,
+            return fail(err, SMOL_E_FORMAT, "JPEG: component %d has %d x %d samples for %d x %d", i, c->h, c->v,
                         f->max_h, f->max_v);
         c->width = ceil_div(f->width * c->h, f->max_h);
         c->height = ceil_div(f->height * c->v, f->max_v);
@@ -122,7 +122,8 @@ static int read_sof(Frame *f, int marker, const uint8_t *data, int n, SmolErr *e
     return measure_frame(f, err);
 }
 
-static int is_sof(int marker) { return marker >= SOF0 && marker <= 0xcf && marker != DHT && marker != 0xc8 && marker != 0xcc; }
+// Frame headers of every kind; DHT, JPG and DAC lie among them.
+static int is_sof(int marker) { return (marker & 0xf0) == SOF0 && (marker % 4 != 0 || marker == SOF0); }
 
 static int is_rst(int marker) { return (marker & 0xf8) == RST0; }
 
@@ -132,7 +133,8 @@ static int find_frame(Frame *f, const uint8_t *bytes, size_t n, SmolErr *err) {
     for (size_t at = 2;;) {
         int marker = next_marker(bytes, n, &at), n_data;
         const uint8_t *data;
-        if (marker < 0 || marker == EOI || marker == SOS) return fail(err, SMOL_E_FORMAT, "JPEG: there is no frame header");
+        if (marker < 0 || marker == EOI || marker == SOS)
+            return fail(err, SMOL_E_FORMAT, "JPEG: there is no frame header");
         if (is_rst(marker)) continue;
         if (read_segment(bytes, n, &at, &data, &n_data, err) != 0) return err->code;
         if (is_sof(marker)) return read_sof(f, marker, data, n_data, err);
@@ -141,7 +143,11 @@ static int find_frame(Frame *f, const uint8_t *bytes, size_t n, SmolErr *err) {
 
 // ---- the decoder's state ----
 
-enum { FAST_BITS = 9, MAX_LENGTH = 16 };
+enum {
+    FAST_BITS = 9,     // Huffman codes up to this long take one look-up
+    MAX_LENGTH = 16,   // bits of the longest code
+    MAX_SCANS = 1000,  // some 10 are usual; a scan of a few bytes can cover a huge picture
+};
 
 typedef struct {
     uint16_t fast[1 << FAST_BITS];  // by the next bits: length << 8 | symbol, 0 for a longer code
@@ -174,8 +180,8 @@ typedef struct {
     int insufficient;  // zeros were used: nothing more is decoded before the next restart
 } Jpeg;
 
-// Position in the 8 x 8 block of the k-th coefficient of the zigzag (T.81, figure A.6). Damaged runs may pass the end by
-// up to 16: they land on the last one.
+// Position in the 8 x 8 block of the k-th coefficient of the zigzag (T.81, figure A.6). Damaged runs may pass the end
+// by up to 16: they land on the last one.
 static const uint8_t zigzag[64 + 16] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,
     6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31,
@@ -197,7 +203,7 @@ static int read_dqt(Jpeg *j, const uint8_t *data, int n, SmolErr *err) {
     return 0;
 }
 
-// Codes of one length are consecutive numbers, from twice the end of the length before (T.81, C.2). All ones is no code.
+// Codes of one length are consecutive numbers, from twice the end of the length before (T.81, C.2). All ones is none.
 static void build_huffman(Huffman *h, const uint8_t *counts) {
     int code = 0, index = 0;
     h->usable = 1;
@@ -388,9 +394,9 @@ static inline int clamp16(int v) { return v < -32768 ? -32768 : v > 32767 ? 3276
 
 static inline uint8_t clamp8(int v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
 
-// The 8-point inverse DCT, times 8^(1/2), of Loeffler, Ligtenberg and Moschytz (ICASSP 1989), with cosines as integers of
-// 13 bits; y comes out times 2^13. With x of 16 bits no sum passes 32 bits. The int16_t casts change damaged files only:
-// libjpeg-turbo adds these pairs in 16 bits.
+// The 8-point inverse DCT, times 8^(1/2), of Loeffler, Ligtenberg and Moschytz (ICASSP 1989), with cosines as integers
+// of 13 bits; y comes out times 2^13. With x of 16 bits no sum passes 32 bits. The int16_t casts matter for damaged
+// files only: libjpeg-turbo's vector code adds these pairs in 16 bits.
 static inline void idct8(const int x[8], int y[8]) {
     // Even part: x0 and x4 are a butterfly; x2 and x6 are turned by 6 pi / 16 (three products in place of four).
     int sum = (int16_t)(x[0] + x[4]) * 8192, difference = (int16_t)(x[0] - x[4]) * 8192;
@@ -410,23 +416,21 @@ static inline void idct8(const int x[8], int y[8]) {
     }
 }
 
-// block, quant: (8, 8); out: 8 rows, stride bytes apart. Columns first, kept times 4, then rows; 128 is the level shift.
+// block, quant: (8, 8); out: 8 rows, stride bytes apart. Columns first, kept times 4, then rows; 128 is the level
+// shift. last is the highest position that is set.
 static void idct_block(const int16_t *block, const uint16_t *quant, int last, uint8_t *out, size_t stride) {
     if (last == 0) {  // a flat block: what the passes below come to
-        int v = clamp8(((clamp16((int16_t)(block[0] * quant[0]) * 4) + 16) >> 5) + 128);
+        int v = clamp8((((int16_t)(block[0] * quant[0] * 4) + 16) >> 5) + 128);
         for (int i = 0; i < 8; i++) memset(out + (size_t)i * stride, v, 8);
         return;
     }
     int16_t columns[64];
-    int x[8], y[8];
+    int x[8], y[8], below = 0;
+    for (int k = 8; k < 64; k++) below |= block[k];
     for (int i = 0; i < 8; i++) {
-        int ac = 0;
-        for (int k = 0; k < 8; k++) {
-            x[k] = (int16_t)(block[8 * k + i] * quant[8 * k + i]);
-            ac |= k ? x[k] : 0;
-        }
-        if (ac == 0) {
-            for (int k = 0; k < 8; k++) columns[8 * k + i] = (int16_t)clamp16(x[0] * 4);
+        for (int k = 0; k < 8; k++) x[k] = (int16_t)(block[8 * k + i] * quant[8 * k + i]);
+        if (below == 0) {  // only the first row: all columns are flat
+            for (int k = 0; k < 8; k++) columns[8 * k + i] = (int16_t)(x[0] * 4);
             continue;
         }
         idct8(x, y);
@@ -473,7 +477,8 @@ static int read_sos(Jpeg *j, const uint8_t *data, int n, SmolErr *err) {
         c->dc = 0;
         n_blocks += c->h * c->v;
     }
-    if (j->n_scan > 1 && n_blocks > 10) return fail(err, SMOL_E_FORMAT, "JPEG: %d blocks in an MCU, at most 10", n_blocks);
+    if (j->n_scan > 1 && n_blocks > 10)
+        return fail(err, SMOL_E_FORMAT, "JPEG: %d blocks in an MCU, at most 10", n_blocks);
     const uint8_t *p = data + 1 + 2 * j->n_scan;
     j->first = p[0];
     j->last = p[1];
@@ -487,8 +492,8 @@ static int start_scan(Jpeg *j, SmolErr *err) {
     int progressive = j->frame.progressive;
     if (progressive && (j->last > 63 || j->first > j->last || (j->first == 0 && j->last != 0) ||
                         (j->first > 0 && j->n_scan > 1) || (j->high && j->low != j->high - 1) || j->low > 13))
-        return fail(err, SMOL_E_FORMAT, "JPEG: a progressive scan of coefficients %d to %d, bits %d to %d", j->first, j->last,
-                    j->high, j->low);
+        return fail(err, SMOL_E_FORMAT, "JPEG: a progressive scan of coefficients %d to %d, bits %d to %d", j->first,
+                    j->last, j->high, j->low);
     for (int i = 0; i < j->n_scan; i++) {
         Component *c = j->scan[i];
         int needs_dc = !progressive || (j->first == 0 && j->high == 0), needs_ac = !progressive || j->first > 0;
@@ -560,7 +565,8 @@ static void decode_mcu(Jpeg *j, int mcu_x, int mcu_y) {
 
 static int decode_scan(Jpeg *j, SmolErr *err) {
     int single = j->n_scan == 1;
-    int mcus_x = single ? j->scan[0]->blocks_x : j->frame.mcus_x, mcus_y = single ? j->scan[0]->blocks_y : j->frame.mcus_y;
+    int mcus_x = single ? j->scan[0]->blocks_x : j->frame.mcus_x;
+    int mcus_y = single ? j->scan[0]->blocks_y : j->frame.mcus_y;
     int to_go = j->restart_interval, n_restarts = 0;
     for (int y = 0; y < mcus_y; y++)
         for (int x = 0; x < mcus_x; x++) {
@@ -571,7 +577,7 @@ static int decode_scan(Jpeg *j, SmolErr *err) {
             if (!j->insufficient) decode_mcu(j, x, y);
             if (j->ended) return fail(err, SMOL_E_FORMAT, "JPEG: the file ends within MCU row %d of %d", y + 1, mcus_y);
             if (j->n_bits < j->n_fake) j->insufficient = 1;
-            if (j->insufficient && !(j->restart_interval && is_rst(j->marker))) return 0;  // the rest stays as it is
+            if (j->insufficient && !(j->restart_interval && is_rst(j->marker))) return 0;  // the rest stays grey
         }
     return 0;
 }
@@ -594,8 +600,8 @@ static int read_marker(Jpeg *j, int marker, SmolErr *err) {
     if (marker < SOF0 || marker == 0xc8 || marker == 0xde || marker == 0xdf || (marker >= 0xf0 && marker != COM))
         return fail(err, SMOL_E_FORMAT, "JPEG: marker %d before byte %z is unknown", marker, j->at);
     if (marker == SOI) return fail(err, SMOL_E_FORMAT, "JPEG: a second picture begins within the first");
-    if (read_segment(j->bytes, j->n, &j->at, &data, &n, err) != 0) return err->code;
     if (is_sof(marker) && j->n_frames++) return fail(err, SMOL_E_FORMAT, "JPEG: a second frame header");
+    if (read_segment(j->bytes, j->n, &j->at, &data, &n, err) != 0) return err->code;
     if (marker == DQT) return read_dqt(j, data, n, err);
     if (marker == DHT) return read_dht(j, data, n, err);
     if (marker == SOS) return read_sos(j, data, n, err);
@@ -605,18 +611,28 @@ static int read_marker(Jpeg *j, int marker, SmolErr *err) {
     return 0;
 }
 
-// All scans into planes. Pillow reads a file of one scan no further than that.
+// True when the file ends within the segment of this marker. (A frame header need not be whole to be one too many.)
+static int breaks_off(const Jpeg *j, int marker) {
+    if (marker < SOF0 || is_sof(marker) || is_rst(marker)) return 0;
+    return j->n - j->at < 2 || (size_t)get_u16be(j->bytes + j->at) > j->n - j->at;
+}
+
+// All scans into planes. When the first scan holds all there is, the file may end at once; what follows must still be
+// markers, and no other scan.
 static int decode_scans(Jpeg *j, SmolErr *err) {
-    for (int n_scans = 0;;) {
+    for (int n_scans = 0, complete = 0;;) {
         int marker = j->marker ? j->marker : next_marker(j->bytes, j->n, &j->at);
         j->marker = 0;
+        if (complete && (marker < 0 || breaks_off(j, marker))) break;
         if (marker < 0) return fail(err, SMOL_E_FORMAT, "JPEG: the file ends early, after %d scans", n_scans);
         if (marker == EOI && n_scans) break;
         if (marker == EOI) return fail(err, SMOL_E_FORMAT, "JPEG: there are no pixels");
         if (read_marker(j, marker, err) != 0) return err->code;
         if (marker != SOS) continue;
+        if (complete) return fail(err, SMOL_E_FORMAT, "JPEG: a scan comes after the last one");
+        if (n_scans == MAX_SCANS) return fail(err, SMOL_E_LIMIT, "JPEG: more than %d scans", MAX_SCANS);
         if (start_scan(j, err) != 0 || decode_scan(j, err) != 0) return err->code;
-        if (n_scans++ == 0 && !j->frame.progressive && j->n_scan == j->frame.n) break;
+        complete = n_scans++ == 0 && !j->frame.progressive && j->n_scan == j->frame.n;
     }
     for (int i = 0; i < j->frame.n && j->frame.progressive; i++) idct_component(&j->frame.comp[i]);
     return 0;
@@ -624,10 +640,8 @@ static int decode_scans(Jpeg *j, SmolErr *err) {
 
 // ---- upsampling ----
 
-// Doubles a row of n > 2: each new sample is 3/4 of the nearer old one and 1/4 of the next. scale is the sum of the
-// weights that the samples carry already (1 or 4); round_left and round_right keep the rounding free of drift.
-static inline int near_far(const uint8_t *near, const uint8_t *far, int i) { return 3 * near[i] + far[i]; }
-
+// Doubles a row of n > 2: each new sample is 3/4 of the nearer old one and 1/4 of the next. Of two new samples one is
+// rounded down at a half and one up, so that the picture does not drift.
 static void double_row(const uint8_t *in, int n, uint8_t *out) {
     out[0] = in[0];
     out[1] = (uint8_t)((3 * in[0] + in[1] + 2) >> 2);
@@ -638,6 +652,8 @@ static void double_row(const uint8_t *in, int n, uint8_t *out) {
     out[2 * n - 2] = (uint8_t)((3 * in[n - 1] + in[n - 2] + 1) >> 2);
     out[2 * n - 1] = in[n - 1];
 }
+
+static inline int near_far(const uint8_t *near, const uint8_t *far, int i) { return 3 * near[i] + far[i]; }
 
 // The same in both directions: weights 9, 3, 3, 1 of 16.
 static void double_rows(const uint8_t *near, const uint8_t *far, int n, uint8_t *out) {
@@ -689,8 +705,8 @@ static void ycc_to_rgb(const uint8_t *const in[3], int n, uint8_t *rgb) {
     }
 }
 
-// Adobe stores inks inverted, 255 for none, so that each colour is just dimmed by black: rgb * k / 255, rounded as Pillow
-// does. ycck: cyan, magenta and yellow were turned to YCbCr as if they were red, green and blue, inverted once more.
+// Adobe stores inks inverted, 255 for none: each colour c is k - (255 - c) k / 255, rounded as Pillow does. ycck: the
+// inks, inverted once more, were turned to YCbCr as if they were red, green and blue.
 static void cmyk_to_rgb(const uint8_t *const in[4], int ycck, int n, uint8_t *rgb) {
     if (ycck) ycc_to_rgb(in, n, rgb);
     for (int i = 0; i < n; i++, rgb += 3) {
