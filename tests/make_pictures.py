@@ -1,0 +1,291 @@
+"""Writes tests/golden/pictures/ and pictures.tsv: small PNG and JPEG files, and what Pillow makes of them.
+
+Run from the repository root with Pillow 12.1.1: python tests/make_pictures.py
+Each line of the table: name, width, height, SHA-256 of the RGB bytes; or name and "error". Never written from our output.
+PNG files are assembled here, chunk by chunk, because Pillow cannot write most of the variants; JPEG files come from
+Pillow's encoder, some with a few bytes changed afterwards.
+"""
+
+import hashlib
+import io
+import math
+import pathlib
+import random
+import struct
+import zlib
+
+import PIL
+from PIL import Image
+
+GOLDEN = pathlib.Path("tests/golden")
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel, by PNG colour type
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+rng = random.Random(7)
+
+
+# ---- PNG ----
+
+
+def chunk(name, data, crc=None):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) if crc is None else crc)
+
+
+def ihdr(width, height, depth, colour, interlaced=0, filter_method=0):
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, filter_method, interlaced))
+
+
+def join(*chunks):
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def rows(width, height, depth, colour, interlaced=0, filters=(0, 1, 2, 3, 4)):
+    """Row bytes of a made-up picture: filters in turn, values that are smooth with some noise."""
+    out, line = bytearray(), 0
+    for x0, y0, dx, dy in ADAM7 if interlaced else [(0, 0, 1, 1)]:
+        n = math.ceil((width - x0) / dx) if width > x0 else 0
+        for y in range(y0, height if n else 0, dy):
+            n_bytes = (n * depth * CHANNELS[colour] + 7) // 8
+            out.append(filters[line % len(filters)])
+            out += bytes((rng.randrange(256) if rng.random() < 0.1 else (i * 3 + y * 5) // 4) & 255 for i in range(n_bytes))
+            line += 1
+    return bytes(out)
+
+
+def palette(n):
+    return chunk(b"PLTE", bytes(rng.randrange(256) for _ in range(3 * n)))
+
+
+def png(width, height, depth, colour, interlaced=0, extra=b"", data=None, level=9, parts=1, **kw):
+    z = zlib.compress(rows(width, height, depth, colour, interlaced, **kw), level) if data is None else data
+    if colour == 3 and b"PLTE" not in extra:
+        extra = palette(1 << depth) + extra
+    step = max(1, -(-len(z) // parts))
+    idat = b"".join(chunk(b"IDAT", z[i : i + step]) for i in range(0, len(z), step))
+    return join(ihdr(width, height, depth, colour, interlaced), extra, idat)
+
+
+def deflate(data, level=9, strategy=zlib.Z_DEFAULT_STRATEGY, bits=15):
+    z = zlib.compressobj(level, zlib.DEFLATED, bits, 9, strategy)
+    return z.compress(data) + z.flush()
+
+
+def png_pictures():
+    for depth, colour in [(d, c) for c in (0, 2, 3, 4, 6) for d in (1, 2, 4, 8, 16)]:
+        if depth < 8 and colour in (2, 4, 6) or (depth, colour) == (16, 3):
+            continue
+        for interlaced in (0, 1):
+            yield f"png_c{colour}_d{depth}{'_adam7' if interlaced else ''}", png(13, 11, depth, colour, interlaced)
+    for width, height in [(1, 1), (1, 9), (9, 1), (2, 3), (5, 5), (8, 8)]:
+        yield f"png_adam7_{width}x{height}", png(width, height, 8, 2, 1)
+        yield f"png_adam7_bits_{width}x{height}", png(width, height, 1, 0, 1)
+    for f in range(5):
+        yield f"png_filter{f}", png(9, 5, 8, 2, filters=(f,))
+        yield f"png_filter{f}_bits", png(37, 5, 2, 0, filters=(f,))
+    for name, colour, depth, data in [("grey", 0, 8, b"\0\7"), ("grey16", 0, 16, b"\1\7"), ("rgb", 2, 8, b"\0\1\0\2\0\3")]:
+        yield f"png_trns_{name}", png(7, 3, depth, colour, extra=chunk(b"tRNS", data))
+    yield "png_trns_palette", png(7, 3, 4, 3, extra=palette(16) + chunk(b"tRNS", bytes(range(0, 160, 10))))
+    yield "png_short_palette", png(7, 3, 8, 3, extra=palette(20))
+    yield "png_no_palette", png(7, 3, 8, 3, extra=chunk(b"PLTE", b""))
+    yield "png_odd_palette", png(7, 3, 8, 3, extra=chunk(b"PLTE", bytes(61)))
+    yield "png_long_palette", png(7, 3, 8, 3, extra=chunk(b"PLTE", bytes(771)))
+    yield "png_gamma", png(7, 3, 8, 2, extra=chunk(b"gAMA", struct.pack(">I", 100000)) + chunk(b"prVt", b"anything"))
+    yield "png_16bit_values", png(8, 1, 16, 0, data=deflate(b"\0" + struct.pack(">8H", 0, 1, 254, 255, 256, 511, 32768, 65535)))
+
+
+def png_streams():
+    yield "png_parts", png(13, 11, 8, 6, parts=40)
+    yield "png_empty_idat", join(ihdr(3, 1, 8, 0), chunk(b"IDAT", b""), chunk(b"IDAT", deflate(b"\0\1\2\3")))
+    yield "png_stored", png(13, 11, 8, 6, level=0)
+    yield "png_stored_parts", png(13, 11, 8, 6, level=0, parts=30)
+    # 90 KB of rows: the window slides; and matches that reach back nearly 32 KB, over noise of one bit per byte.
+    yield "png_slide", png(300, 300, 8, 0, data=deflate(bytes(i % 301 and i // 50 & 63 for i in range(301 * 300))))
+    noise = bytes(rng.randrange(2) if i % 301 else 0 for i in range(301 * 108))
+    yield "png_far", png(300, 216, 8, 0, data=deflate(noise * 2))
+    yield "png_fixed", png(30, 20, 8, 0, data=deflate(rows(30, 20, 8, 0), 9, zlib.Z_FIXED))
+    yield "png_huffman_only", png(30, 20, 8, 0, data=deflate(rows(30, 20, 8, 0), 9, zlib.Z_HUFFMAN_ONLY))
+    yield "png_one_distance", png(300, 9, 8, 0, data=deflate(bytes(301 * 9)))
+    yield "png_small_window", png(60, 60, 8, 0, data=deflate(rows(60, 60, 8, 0), 9, bits=9))
+    z = deflate(b"\0\1\2\3")
+    yield "png_early_end", png(3, 4, 8, 0, data=z)
+    yield "png_early_end_palette", png(3, 4, 8, 3, 1, data=deflate(b"\0\1"))
+    yield "png_early_end_in_row", png(3, 4, 8, 0, data=deflate(b"\0\1\2\3\0"))
+    yield "png_too_much", png(3, 1, 8, 0, data=deflate(b"\0\1\2\3\4\5\6"))
+    yield "png_no_adler", png(3, 1, 8, 0, data=z[:-4])
+    yield "png_bad_adler", png(3, 1, 8, 0, data=z[:-1] + bytes([z[-1] ^ 1]))
+    yield "png_bad_idat_crc", join(ihdr(3, 1, 8, 0), chunk(b"IDAT", z, crc=1))
+    yield "png_bad_header_crc", join(chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 8, 0, 0, 0, 0), crc=1), chunk(b"IDAT", z))
+    yield "png_bad_ancillary_crc", png(3, 1, 8, 0, data=z, extra=chunk(b"tEXt", b"a\0b", crc=1))
+    yield "png_bad_filter", png(3, 1, 8, 0, data=deflate(b"\5\1\2\3"))
+    yield "png_bad_zlib", png(3, 1, 8, 0, data=b"\x79" + z[1:])
+    yield "png_bad_block", png(3, 1, 8, 0, data=z[:2] + b"\7" + z[3:])
+    yield "png_bad_depth", join(ihdr(3, 1, 3, 0), chunk(b"IDAT", z))
+    yield "png_bad_colour", join(ihdr(3, 1, 8, 5), chunk(b"IDAT", z))
+    yield "png_bad_method", join(ihdr(3, 1, 8, 0, filter_method=1), chunk(b"IDAT", z))
+    yield "png_0x1", join(ihdr(0, 1, 8, 0), chunk(b"IDAT", z))
+    yield "png_1x0", join(ihdr(1, 0, 8, 0), chunk(b"IDAT", z))
+    yield "png_huge", join(ihdr(2**31 - 1, 2**31 - 1, 16, 6), chunk(b"IDAT", z))
+    yield "png_no_header", join(chunk(b"IDAT", z))
+    yield "png_no_pixels", join(ihdr(3, 1, 8, 0))
+    yield "png_no_end", join(ihdr(3, 1, 8, 0), chunk(b"IDAT", z))[:-12]
+    yield "png_tail_breaks_off", join(ihdr(3, 1, 8, 0), chunk(b"IDAT", z), chunk(b"tEXt", b"a\0" + bytes(40)))[:-30]
+    yield "png_truncated", png(13, 11, 8, 6)[:200]
+    yield "png_wrong_signature", b"\x89PNG\n\x1a\n\0" + png(3, 1, 8, 0)[8:]
+
+
+# ---- JPEG ----
+
+
+def photo(width, height, mode="RGB"):
+    """Waves, an edge and noise: every coefficient is used."""
+    n = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
+    noise = random.Random(width * 1000 + height)
+    data = bytearray()
+    for y in range(height):
+        for x in range(width):
+            for c in range(n):
+                v = 128 + 70 * math.sin(x / (3 + c)) * math.cos(y / (5 - c)) + (60 if x + 2 * y > width else -20)
+                data.append(max(0, min(255, int(v) + noise.randrange(-12, 13))))
+    return Image.frombytes(mode, (width, height), bytes(data))
+
+
+def jpeg(width=19, height=21, mode="RGB", **kw):
+    out = io.BytesIO()
+    kw.setdefault("quality", 75)
+    photo(width, height, mode).save(out, "JPEG", **kw)
+    return bytearray(out.getvalue())
+
+
+def resample(b, *factors):
+    """The same file with other sampling factors in its frame header: a legal file of another picture."""
+    at = b.index(b"\xff\xc0") + 10
+    for i, (h, v) in enumerate(factors):
+        b[at + 1 + 3 * i] = h << 4 | v
+    return b
+
+
+def split_scans(b):
+    """A baseline file of three components, 4:4:4, as three scans, each the data of the first (a picture of its own)."""
+    at = b.index(b"\xff\xda")
+    data = b[at + 14 : -2]
+    scans = b"".join(b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, i, 0 if i == 1 else 17, 0, 63, 0) + data for i in (1, 2, 3))
+    return b[:at] + scans + b"\xff\xd9"
+
+
+def jpeg_pictures():
+    for width, height in [(1, 1), (2, 3), (3, 2), (5, 17), (8, 8), (16, 16), (17, 9), (33, 31)]:
+        for sampling in ("4:4:4", "4:2:2", "4:2:0"):
+            yield f"jpeg_{width}x{height}_{sampling.replace(':', '')}", jpeg(width, height, subsampling=sampling)
+    for width, height in [(1, 1), (7, 9), (20, 5)]:
+        yield f"jpeg_grey_{width}x{height}", jpeg(width, height, "L")
+    for q in (1, 10, 50, 90, 100):
+        yield f"jpeg_q{q}", jpeg(quality=q, subsampling="4:2:0")
+    one = (1, 1)
+    for name, factors in [("440", [(1, 2), one, one]), ("411", [(4, 1), one, one]), ("410", [(4, 2), one, one]),
+                          ("441", [(1, 4), one, one]), ("31", [(3, 1), one, one]), ("13", [(1, 3), one, one]),
+                          ("mixed", [(2, 2), (2, 1), (1, 2)]), ("chroma_first", [one, (2, 2), (2, 2)]),
+                          ("22_12", [(2, 2), (1, 2), (1, 2)]), ("fraction", [(3, 1), (2, 1), one]),
+                          ("all_22", [(2, 2), (1, 1), (2, 2)]), ("zero", [(0, 1), one, one]), ("big", [(4, 4), one, one])]:
+        for width, height in [(4, 5), (35, 18)]:
+            yield f"jpeg_{name}_{width}x{height}", resample(jpeg(width, height, subsampling="4:4:4"), *factors)
+    yield "jpeg_grey_22", resample(jpeg(19, 21, "L"), (2, 2))
+    yield "jpeg_rgb", jpeg(keep_rgb=True)
+    yield "jpeg_cmyk", jpeg(mode="CMYK")
+    cmyk = jpeg(mode="CMYK")
+    at = cmyk.index(b"Adobe")
+    yield "jpeg_ycck", cmyk[: at + 11] + b"\2" + cmyk[at + 12 :]
+    yield "jpeg_cmyk_no_adobe", cmyk[: at] + b"Other" + cmyk[at + 5 :]
+    plain = jpeg()
+    yield "jpeg_no_jfif", plain.replace(b"JFIF", b"JUNK")
+    yield "jpeg_names_rgb", rename(plain.replace(b"JFIF", b"JUNK"), b"RGB")
+    yield "jpeg_names_odd", rename(plain.replace(b"JFIF", b"JUNK"), b"XYZ")
+    yield "jpeg_sof1", plain.replace(b"\xff\xc0", b"\xff\xc1")
+    yield "jpeg_16bit_tables", wide_tables(plain)
+    yield "jpeg_three_scans", split_scans(jpeg(subsampling="4:4:4"))
+    yield "jpeg_missing_scan", split_scans(jpeg(subsampling="4:4:4"))[:-200] + b"\xff\xd9"
+    for n in (1, 2, 3):
+        yield f"jpeg_restart{n}", jpeg(40, 33, restart_marker_blocks=n)
+    for sampling in ("4:4:4", "4:2:0"):
+        yield f"jpeg_progressive_{sampling.replace(':', '')}", jpeg(35, 21, progressive=True, subsampling=sampling)
+    yield "jpeg_progressive_grey", jpeg(35, 21, "L", progressive=True)
+    yield "jpeg_progressive_restart", jpeg(40, 33, progressive=True, restart_marker_blocks=2)
+    yield "jpeg_progressive_q100", jpeg(20, 20, progressive=True, quality=100)
+
+
+def rename(b, names):
+    sof, sos = b.index(b"\xff\xc0"), b.index(b"\xff\xda")
+    for i, name in enumerate(names):
+        b[sof + 10 + 3 * i] = b[sos + 5 + 2 * i] = name
+    return b
+
+
+def wide_tables(b):
+    """Every quantisation table with 16 bits per value, one of them above 255."""
+    while (at := b.find(b"\xff\xdb\0\x43")) >= 0:
+        values = list(b[at + 5 : at + 69])
+        values[5] += 300
+        b = b[:at] + b"\xff\xdb\0\x83" + bytes([16 | b[at + 4]]) + struct.pack(">64H", *values) + b[at + 69 :]
+    return b
+
+
+def jpeg_damage():
+    b = jpeg(40, 33, restart_marker_blocks=2, subsampling="4:2:0")
+    scan, sof = b.index(b"\xff\xda"), b.index(b"\xff\xc0")
+    first, second = b.index(b"\xff\xd0", scan), b.index(b"\xff\xd1", scan)
+    yield "jpeg_lost_restart", b[:first] + b[second:]
+    yield "jpeg_wrong_restart", b[: first + 1] + b"\xd5" + b[first + 2 :]
+    yield "jpeg_early_restart", b[: second + 1] + b"\xd7" + b[second + 2 :]
+    yield "jpeg_bytes_before_restart", b[:first] + bytes(50) + b[first:]
+    yield "jpeg_early_end", b[: first + 10] + b"\xff\xd9"
+    yield "jpeg_damaged", b[: scan + 30] + b"\x55\xaa\xf0" + b[scan + 33 :]
+    yield "jpeg_damaged_no_restart", (lambda x: x[:-200] + b"\x12\x34\xfa" + x[-197:])(jpeg(40, 33))
+    yield "jpeg_fill_bytes", b[:scan] + b"\xff\xff\xff" + b[scan:]
+    yield "jpeg_junk_between", b[:scan] + b"junk" + b[scan:]
+    yield "jpeg_bytes_after", b + b"\0\1\2\3 more"
+    yield "jpeg_picture_after", b + b
+    yield "jpeg_comment", b[:2] + b"\xff\xfe\0\7hello" + b[2:]
+    yield "jpeg_no_end", b[:-2]
+    yield "jpeg_truncated", b[: second + 5]
+    yield "jpeg_truncated_header", b[:100]
+    yield "jpeg_truncated_progressive", jpeg(35, 21, progressive=True)[:-60]
+    yield "jpeg_no_table", b[: sof + 12] + b"\3" + b[sof + 13 :]
+    yield "jpeg_no_huffman", b[: scan + 6] + b"\x33" + b[scan + 7 :]
+    yield "jpeg_two_frames", b[:sof] + b[sof : sof + 19] + b[sof:]
+    yield "jpeg_no_frame", b[:sof] + b[sof + 19 :]
+    yield "jpeg_12bit", b[: sof + 4] + b"\x0c" + b[sof + 5 :]
+    yield "jpeg_0x33", b[: sof + 7] + b"\0\0" + b[sof + 9 :]
+    yield "jpeg_40x0", b[: sof + 5] + b"\0\0" + b[sof + 7 :]
+    yield "jpeg_lossless", b.replace(b"\xff\xc0", b"\xff\xc3")
+    yield "jpeg_hierarchical", b.replace(b"\xff\xc0", b"\xff\xc5")
+    yield "jpeg_unknown_marker", b[:scan] + b"\xff\xf3\0\4ab" + b[scan:]
+    yield "jpeg_wrong_signature", b"\xff\xd9" + b[2:]
+
+
+# ---- the table ----
+
+
+def reference(data):
+    try:
+        image = Image.open(io.BytesIO(data))
+        rgb = image.convert("RGB")
+    except Exception:
+        return "error"
+    return f"{rgb.width}\t{rgb.height}\t{hashlib.sha256(rgb.tobytes()).hexdigest()}"
+
+
+def main():
+    assert PIL.__version__ == "12.1.1", "the golden results are those of Pillow 12.1.1"
+    folder = GOLDEN / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for source in (png_pictures, png_streams, jpeg_pictures, jpeg_damage):
+        for name, data in source():
+            name += ".png" if source in (png_pictures, png_streams) else ".jpg"
+            (folder / name).write_bytes(data)
+            lines.append(f"{name}\t{reference(bytes(data))}\n")
+    (GOLDEN / "pictures.tsv").write_text("".join(lines))
+    print(f"{len(lines)} pictures, {sum(line.endswith('error' + chr(10)) for line in lines)} of them errors")
+
+
+if __name__ == "__main__":
+    main()
