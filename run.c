@@ -145,25 +145,40 @@ static int image_tokens(const Session *s, int first_picture) {
     return n;
 }
 
-// The context that -c or the question asks for, or an error that says what would fit.
-static int check_context(const Session *s, int context, SmolErr *err) {
+// Whether the conversation would fit without tiling. s->ids is lost, but then it did not fit.
+static int fits_untiled(Session *s, int context) {
+    SmolTiling tiled[MAX_IMAGES];
+    SmolErr err;
+    int fits = 1;
+    memcpy(tiled, s->tilings, sizeof tiled);
+    for (int i = 0; i < s->n_pictures; i++) {
+        const SmolPicture *p = &s->pictures[i];
+        fits = fits && smol_picture_tiling(&s->model.config, p->width, p->height, 0, &s->tilings[i], &err) == 0;
+    }
+    fits = fits && tokenize(s, &err) == 0 && s->n_ids < context;
+    memcpy(s->tilings, tiled, sizeof tiled);
+    return fits;
+}
+
+// Whether the prompt and one token more fit the context, or an error that says what would.
+static int check_context(Session *s, int context, SmolErr *err) {
     const SmolConfig *c = &s->model.config;
+    long n_ids = s->n_ids;
     int n_image = image_tokens(s, 0), n_tiles = 0;
-    if (s->n_ids < 1) return snprintf(err->text, sizeof err->text, "the prompt is empty"), -1;
-    if (s->n_ids < context) return 0;
+    if (n_ids < 1) return snprintf(err->text, sizeof err->text, "the prompt is empty"), -1;
+    if (n_ids < context) return 0;
     for (int i = 0; i < s->n_pictures; i++) n_tiles += s->tilings[i].n_tiles;
     char pictures[48] = "", fewer[56] = "", longer[40] = "";
     if (n_image) snprintf(pictures, sizeof pictures, ", %d of them from %d tiles", n_image, n_tiles);
-    int n_untiled = s->n_pictures * c->image_seq_len;
-    if (n_tiles > s->n_pictures && s->n_ids - (n_image - n_untiled) < context) {  // less still: it has fewer markers, too
-        snprintf(fewer, sizeof fewer, "; --no-tiling would fit, with %d image tokens", n_untiled);
-    }
-    if (s->n_ids < c->max_positions) {
-        int64_t wanted = (int64_t)s->n_ids + s->opt.n_tokens;
+    if (n_ids < c->max_positions) {
+        int64_t wanted = (int64_t)n_ids + s->opt.n_tokens;
         snprintf(longer, sizeof longer, "; -c %d would fit", wanted < c->max_positions ? (int)wanted : c->max_positions);
     }
+    if (n_tiles > s->n_pictures && fits_untiled(s, context)) {
+        snprintf(fewer, sizeof fewer, "; --no-tiling would fit, with %d image tokens", s->n_pictures * c->image_seq_len);
+    }
     snprintf(err->text, sizeof err->text, "the prompt has %ld tokens%s, and the context holds %d (the model's most is %d)%s%s",
-             s->n_ids, pictures, context, c->max_positions, longer, fewer);
+             n_ids, pictures, context, c->max_positions, longer, fewer);
     return -1;
 }
 
