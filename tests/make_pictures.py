@@ -1,7 +1,7 @@
 """Writes tests/golden/pictures/ and pictures.tsv: small PNG and JPEG files, and what Pillow makes of them.
 
 Run from the repository root with Pillow 12.1.1: python tests/make_pictures.py
-Each line of the table: name, width, height, SHA-256 of the RGB bytes; or name and "error". Never written from our output.
+Each line of the table: name, width, height, SHA-256 of the RGB bytes; or name and "error". Never from our output.
 PNG files are assembled here, chunk by chunk, because Pillow cannot write most of the variants; JPEG files come from
 Pillow's encoder, some with a few bytes changed afterwards.
 """
@@ -15,7 +15,7 @@ import struct
 import zlib
 
 import PIL
-from PIL import Image
+from PIL import Image, ImageOps
 
 GOLDEN = pathlib.Path("tests/golden")
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel, by PNG colour type
@@ -28,7 +28,8 @@ rng = random.Random(7)
 
 
 def chunk(name, data, crc=None):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) if crc is None else crc)
+    crc = zlib.crc32(name + data) if crc is None else crc
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc)
 
 
 def ihdr(width, height, depth, colour, interlaced=0, filter_method=0):
@@ -47,7 +48,8 @@ def rows(width, height, depth, colour, interlaced=0, filters=(0, 1, 2, 3, 4)):
         for y in range(y0, height if n else 0, dy):
             n_bytes = (n * depth * CHANNELS[colour] + 7) // 8
             out.append(filters[line % len(filters)])
-            out += bytes((rng.randrange(256) if rng.random() < 0.1 else (i * 3 + y * 5) // 4) & 255 for i in range(n_bytes))
+            for i in range(n_bytes):
+                out.append((rng.randrange(256) if rng.random() < 0.1 else (i * 3 + y * 5) // 4) & 255)
             line += 1
     return bytes(out)
 
@@ -82,15 +84,17 @@ def png_pictures():
     for f in range(5):
         yield f"png_filter{f}", png(9, 5, 8, 2, filters=(f,))
         yield f"png_filter{f}_bits", png(37, 5, 2, 0, filters=(f,))
-    for name, colour, depth, data in [("grey", 0, 8, b"\0\7"), ("grey16", 0, 16, b"\1\7"), ("rgb", 2, 8, b"\0\1\0\2\0\3")]:
-        yield f"png_trns_{name}", png(7, 3, depth, colour, extra=chunk(b"tRNS", data))
+    yield "png_trns_grey", png(7, 3, 8, 0, extra=chunk(b"tRNS", b"\0\7"))
+    yield "png_trns_grey16", png(7, 3, 16, 0, extra=chunk(b"tRNS", b"\1\7"))
+    yield "png_trns_rgb", png(7, 3, 8, 2, extra=chunk(b"tRNS", b"\0\1\0\2\0\3"))
     yield "png_trns_palette", png(7, 3, 4, 3, extra=palette(16) + chunk(b"tRNS", bytes(range(0, 160, 10))))
     yield "png_short_palette", png(7, 3, 8, 3, extra=palette(20))
     yield "png_no_palette", png(7, 3, 8, 3, extra=chunk(b"PLTE", b""))
     yield "png_odd_palette", png(7, 3, 8, 3, extra=chunk(b"PLTE", bytes(61)))
     yield "png_long_palette", png(7, 3, 8, 3, extra=chunk(b"PLTE", bytes(771)))
     yield "png_gamma", png(7, 3, 8, 2, extra=chunk(b"gAMA", struct.pack(">I", 100000)) + chunk(b"prVt", b"anything"))
-    yield "png_16bit_values", png(8, 1, 16, 0, data=deflate(b"\0" + struct.pack(">8H", 0, 1, 254, 255, 256, 511, 32768, 65535)))
+    values = struct.pack(">8H", 0, 1, 254, 255, 256, 511, 32768, 65535)
+    yield "png_16bit_values", png(8, 1, 16, 0, data=deflate(b"\0" + values))
 
 
 def png_streams():
@@ -114,7 +118,7 @@ def png_streams():
     yield "png_no_adler", png(3, 1, 8, 0, data=z[:-4])
     yield "png_bad_adler", png(3, 1, 8, 0, data=z[:-1] + bytes([z[-1] ^ 1]))
     yield "png_bad_idat_crc", join(ihdr(3, 1, 8, 0), chunk(b"IDAT", z, crc=1))
-    yield "png_bad_header_crc", join(chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 8, 0, 0, 0, 0), crc=1), chunk(b"IDAT", z))
+    yield "png_bad_header_crc", join(chunk(b"IHDR", ihdr(3, 1, 8, 0)[8:21], crc=1), chunk(b"IDAT", z))
     yield "png_bad_ancillary_crc", png(3, 1, 8, 0, data=z, extra=chunk(b"tEXt", b"a\0b", crc=1))
     yield "png_bad_filter", png(3, 1, 8, 0, data=deflate(b"\5\1\2\3"))
     yield "png_bad_zlib", png(3, 1, 8, 0, data=b"\x79" + z[1:])
@@ -168,7 +172,8 @@ def split_scans(b):
     """A baseline file of three components, 4:4:4, as three scans, each the data of the first (a picture of its own)."""
     at = b.index(b"\xff\xda")
     data = b[at + 14 : -2]
-    scans = b"".join(b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, i, 0 if i == 1 else 17, 0, 63, 0) + data for i in (1, 2, 3))
+    header = b"\xff\xda\0\x08\1%c%c\0\x3f\0"
+    scans = b"".join(header % (i, 0 if i == 1 else 0x11) + data for i in (1, 2, 3))
     return b[:at] + scans + b"\xff\xd9"
 
 
@@ -185,7 +190,8 @@ def jpeg_pictures():
                           ("441", [(1, 4), one, one]), ("31", [(3, 1), one, one]), ("13", [(1, 3), one, one]),
                           ("mixed", [(2, 2), (2, 1), (1, 2)]), ("chroma_first", [one, (2, 2), (2, 2)]),
                           ("22_12", [(2, 2), (1, 2), (1, 2)]), ("fraction", [(3, 1), (2, 1), one]),
-                          ("all_22", [(2, 2), (1, 1), (2, 2)]), ("zero", [(0, 1), one, one]), ("big", [(4, 4), one, one])]:
+                          ("all_22", [(2, 2), (1, 1), (2, 2)]), ("zero", [(0, 1), one, one]),
+                          ("big", [(4, 4), one, one])]:
         for width, height in [(4, 5), (35, 18)]:
             yield f"jpeg_{name}_{width}x{height}", resample(jpeg(width, height, subsampling="4:4:4"), *factors)
     yield "jpeg_grey_22", resample(jpeg(19, 21, "L"), (2, 2))
@@ -210,6 +216,33 @@ def jpeg_pictures():
     yield "jpeg_progressive_grey", jpeg(35, 21, "L", progressive=True)
     yield "jpeg_progressive_restart", jpeg(40, 33, progressive=True, restart_marker_blocks=2)
     yield "jpeg_progressive_q100", jpeg(20, 20, progressive=True, quality=100)
+
+
+def exif(order, orientation, tag_type=3, directory=8, first=b"Exif\0\0"):
+    """An Exif segment of two entries, the second of them the orientation."""
+    value = struct.pack(order + "HH", orientation, 0) if tag_type == 3 else struct.pack(order + "I", orientation)
+    tiff = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, directory) + bytes(directory - 8)
+    tiff += struct.pack(order + "HHHI4s", 2, 0x010E, 2, 2, b"a\0")
+    tiff += struct.pack(order + "HHI", 0x0112, tag_type, 1) + value
+    return first + tiff + bytes(4)
+
+
+def jpeg_turned():
+    for orientation in range(10):
+        for order in "<>":
+            name = f"jpeg_turned{orientation}_{'little' if order == '<' else 'big'}"
+            yield name, jpeg(9, 6, quality=90, exif=exif(order, orientation))
+    yield "jpeg_turned_long", jpeg(9, 6, exif=exif("<", 6, 4))
+    yield "jpeg_turned_byte", jpeg(9, 6, exif=exif("<", 6, 1))
+    yield "jpeg_turned_far", jpeg(9, 6, exif=exif(">", 8, directory=200))
+    yield "jpeg_turned_outside", jpeg(9, 6, exif=exif(">", 8)[:14] + bytes([0, 0, 9, 9]))
+    yield "jpeg_turned_short", jpeg(9, 6, exif=exif(">", 8)[:-8])
+    yield "jpeg_turned_no_tiff", jpeg(9, 6, exif=b"Exif\0\0JUNK" + bytes(30))
+    b = jpeg(9, 6)
+    scan, segment = b.index(b"\xff\xda"), exif(">", 5)
+    yield "jpeg_turned_late", b[:scan] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + b[scan:]
+    yield "jpeg_turned_progressive", jpeg(20, 9, progressive=True, exif=exif("<", 7))
+    yield "jpeg_turned_grey", jpeg(20, 9, "L", exif=exif("<", 3))
 
 
 def rename(b, names):
@@ -267,7 +300,7 @@ def jpeg_damage():
 def reference(data):
     try:
         image = Image.open(io.BytesIO(data))
-        rgb = image.convert("RGB")
+        rgb = (image if image.format == "PNG" else ImageOps.exif_transpose(image)).convert("RGB")
     except Exception:
         return "error"
     return f"{rgb.width}\t{rgb.height}\t{hashlib.sha256(rgb.tobytes()).hexdigest()}"
@@ -278,7 +311,7 @@ def main():
     folder = GOLDEN / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for source in (png_pictures, png_streams, jpeg_pictures, jpeg_damage):
+    for source in (png_pictures, png_streams, jpeg_pictures, jpeg_turned, jpeg_damage):
         for name, data in source():
             name += ".png" if source in (png_pictures, png_streams) else ".jpg"
             (folder / name).write_bytes(data)

@@ -12,7 +12,7 @@ import warnings
 
 import PIL
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 IMAGES = pathlib.Path(os.environ.get("SMOL_ASSETS", REPO.parent / "shared" / "assets")) / "images"
@@ -51,7 +51,8 @@ def decoder(tmp_path_factory):
 
 def by_pillow(data):
     try:
-        rgb = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "MPO")).convert("RGB")
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "MPO"))
+        rgb = (image if image.format == "PNG" else ImageOps.exif_transpose(image)).convert("RGB")
     except Exception as e:
         return None, f"{type(e).__name__}: {e}"
     return (rgb.size, rgb.tobytes()), ""
