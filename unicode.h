@@ -2,8 +2,8 @@
 //
 // Asked of tokenizers 0.23.3, code point by code point: letters are \p{L} and white space is \s of the GPT-2
 // pattern (Oniguruma), numbers are what the Digits pre-tokenizer isolates (Rust's char::is_numeric: Nd, Nl, No). The
-// classes are disjoint: 141028 letters, 1924 numbers (13 of them unknown to Oniguruma's \p{N}), 25 white
-// space characters.
+// classes are disjoint: 141028 letters, 1924 numbers (13 of them unknown to Oniguruma's \p{N}),
+// 25 white space characters.
 
 #ifndef UNICODE_H
 #define UNICODE_H

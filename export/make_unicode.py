@@ -19,8 +19,8 @@ HEADER = """\
 //
 // Asked of tokenizers {version}, code point by code point: letters are \\p{{L}} and white space is \\s of the GPT-2
 // pattern (Oniguruma), numbers are what the Digits pre-tokenizer isolates (Rust's char::is_numeric: Nd, Nl, No). The
-// classes are disjoint: {letters} letters, {numbers} numbers ({left_out} of them unknown to Oniguruma's \\p{{N}}), {spaces} white
-// space characters.
+// classes are disjoint: {letters} letters, {numbers} numbers ({left_out} of them unknown to Oniguruma's \\p{{N}}),
+// {spaces} white space characters.
 
 #ifndef UNICODE_H
 #define UNICODE_H

@@ -68,11 +68,11 @@ def train():
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
     tok.decoder = decoders.ByteLevel()
     alphabet = [c for c, b in byte_alphabet().items() if b not in MISSING]
-    size = 700 - len(LAST) - 1
+    size = 700 - len(LAST) - 2
     tok.train_from_iterator([CORPUS] * 3, trainers.BpeTrainer(
         vocab_size=size, min_frequency=2, special_tokens=FIRST, initial_alphabet=alphabet, show_progress=False))
     tok.add_special_tokens(LAST)
-    tok.add_tokens([AddedToken("<note>", normalized=False, special=False)])
+    tok.add_tokens([AddedToken(text, normalized=False, special=False) for text in ("<note>", "<not")])  # text, not control
     assert all(tok.token_to_id(c) is None for c, b in byte_alphabet().items() if b in MISSING)
     return tok
 

@@ -187,6 +187,9 @@ static void test_caps(const SmolModel *m) {
     SmolErr err = {0};
     SmolPrompt count = {0};
     CHECK(smol_prompt_chat(m, messages, 2, &count, &err) == 0, "%s", err.text);
+    size_t n_text = count.n_text;
+    smol_prompt_chat(m, messages, 2, &count, &err);
+    CHECK(count.n_text == n_text, "a second count is %zu, not %zu", count.n_text, n_text);
     for (size_t cap = 0; cap <= count.n_text; cap++) {
         SmolPrompt p = {.text = malloc(cap ? cap : 1), .text_cap = cap};
         int code = smol_prompt_chat(m, messages, 2, &p, &err);
@@ -208,7 +211,7 @@ static void test_invalid_utf8(const SmolModel *m) {
         {"\xc0\xaf\xe0\x80\xbf\xf0\x81\x82\x41", "????????A"},
         {"\xed\xa0\x80\xed\xbf\xbf\xed\xaf\x41", "????????A"},
         {"\xf4\x91\x92\x93\xff\x41\x80\xbf\x42", "?????A??B"},
-        {"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41", "????A"},
+        {"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41", "????A"}, {"\xf5\x80\x80\x80", "????"},
         {"caf\xe9", "caf?"}, {"\xf0\x9f\x98", "?"}, {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"}, {"\x80", "?"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -217,12 +220,14 @@ static void test_invalid_utf8(const SmolModel *m) {
             const char one[2] = {*s, 0};
             strcat(expected, *s == '?' ? "\xef\xbf\xbd" : one);
         }
-        SmolMessage message = {"user", cases[i][0], strlen(cases[i][0]), NULL, 0};
+        size_t n = strlen(cases[i][0]);
+        char *text = memcpy(malloc(n), cases[i][0], n);  // no zero after it
         SmolErr err = {0};
         SmolPrompt p = {0};
-        render(m, &message, 0, 0, &p, &err);
+        render(m, &(SmolMessage){"user", text, n, NULL, 0}, 0, 0, &p, &err);
         CHECK(prompt_is(&p, expected), "case %zu: %.*s", i, (int)p.n_text, p.text);
         drop(&p);
+        free(text);
     }
 }
 
@@ -245,7 +250,9 @@ static void test_misuse(const SmolModel *m) {
     p = (SmolPrompt){text, 7, 7, NULL, 0, 0};
     CHECK(smol_tokenize(m, &p, ids, &none, &err) == SMOL_E_MEMORY, "no scratch, no error");
     CHECK(smol_tokenize(m, &p, ids, &small, &err) == SMOL_E_MEMORY, "little scratch, no error");
+    CHECK(smol_tokenize(m, &(SmolPrompt){0}, ids, &scratch, &err) == 0, "%s", err.text);
     CHECK(smol_tokenize_bytes(m, SIZE_MAX) == SIZE_MAX, "a size that wraps");
+    CHECK(smol_tokenize_bytes(m, (size_t)INT32_MAX + 1) == SIZE_MAX, "a place that does not fit an int32_t");
     CHECK(smol_tokenize(m, &p, ids, &scratch, &err) > 0, "%s", err.text);
 }
 
@@ -293,6 +300,81 @@ static int survives(const uint8_t *bytes, size_t n) {
     return 1;
 }
 
+static void put_u32(uint8_t *p, uint32_t v) {
+    for (int i = 0; i < 4; i++) p[i] = (uint8_t)(v >> 8 * i);
+}
+
+// One number of a good section is changed, and a word of the error is known.
+static void refused(const void *field, uint32_t value, const char *word) {
+    uint8_t *copy = memcpy(malloc(n_section), section, n_section);
+    size_t at = (size_t)((const uint8_t *)field - section);
+    put_u32(copy + at, value);
+    SmolVocab v;
+    SmolErr err = {0};
+    int code = vocab_open(&v, copy, n_section, VOCAB_SIZE, &err);
+    CHECK(code == SMOL_E_FORMAT && strstr(err.text, word), "byte %zu set to %u: %s, not %s", at, value, err.text, word);
+    free(copy);
+}
+
+static void test_refused(const SmolVocab *v) {
+    const uint8_t *merge = v->merges + 16, *special = v->special + 8;  // the second of each
+    uint32_t last = get_u32(v->token_offset + 4 * VOCAB_SIZE);
+    for (int i = 5; i < 8; i++) refused(section + 4 * i, 1, "pre-tokenizer");  // reserved
+    refused(section + 12, 2, "pre-tokenizer");
+    refused(section + 4, UINT32_MAX, "do not add up");
+    refused(section + 16, last - 1, "do not add up");
+    refused(section + 16, last + 1, "do not add up");
+    refused(v->token_offset, 1, "begins at byte");
+    refused(v->token_offset + 4 * 100, last, "ends before it begins");
+    refused(v->token_offset + 4 * VOCAB_SIZE, last - 1, "tokens take");
+    refused(v->token_offset + 4 * VOCAB_SIZE, UINT32_MAX, "tokens take");
+    refused(v->byte_id + 4 * 'a', get_u32(v->byte_id + 4 * 'b'), "does not stand for");
+    refused(v->byte_id + 4 * 'a', 0, "does not stand for");
+    refused(v->byte_id + 4 * 'a', VOCAB_SIZE, "does not stand for");
+    for (int i = 0; i < 4; i++) refused(merge + 4 * i, 0x7fffffff, "out of range");
+    refused(merge + 8, v->n_merges, "out of range");
+    refused(merge + 12, get_u32(merge + 28), "bytes of its pair");
+    refused(special, get_u32(special - 8), "out of order");
+    refused(special, VOCAB_SIZE, "out of range");
+    refused(special + 4, 2, "out of range");
+    uint8_t *longer = memcpy(malloc(n_section + 1), section, n_section);
+    SmolVocab other;
+    SmolErr err = {0};
+    CHECK(vocab_open(&other, longer, n_section + 1, VOCAB_SIZE, &err) == SMOL_E_FORMAT, "a byte more is taken");
+    free(longer);
+}
+
+// Row from of the merges is written over row to.
+static void test_merge_order(const SmolVocab *v, size_t from, size_t to) {
+    uint8_t *copy = memcpy(malloc(n_section), section, n_section);
+    memcpy(copy + (v->merges - section) + 16 * to, v->merges + 16 * from, 16);
+    SmolVocab other;
+    SmolErr err = {0};
+    vocab_open(&other, copy, n_section, VOCAB_SIZE, &err);
+    CHECK(strstr(err.text, "out of order") != NULL, "merge %zu twice: %s", from, err.text);
+    free(copy);
+}
+
+// Added tokens without text, or with half a character, could stop the search for them or cut a character in two.
+static void test_bad_special(void) {
+    uint32_t tokens[3] = {0};
+    uint8_t bytes[32 + 256 * 4 + 3 * 4 + 2 * 8 + 2] = {2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2};
+    static const struct { const char *text; uint32_t split, second; int good; } cases[] = {
+        {"<>", 1, 1, 1}, {"<>", 2, 1, 0}, {"<\xc3", 1, 1, 0}, {"\xa9>", 1, 1, 0}, {"<>", 1, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        memset(bytes + 32, 0xff, 256 * 4);
+        tokens[1] = cases[i].split, tokens[2] = 2;
+        for (int k = 0; k < 3; k++) put_u32(bytes + 32 + 1024 + 4 * k, tokens[k]);
+        put_u32(bytes + 32 + 1024 + 12 + 8, cases[i].second);
+        memcpy(bytes + sizeof bytes - 2, cases[i].text, 2);
+        SmolVocab v;
+        SmolErr err = {0};
+        int code = vocab_open(&v, bytes, sizeof bytes, 2, &err);
+        CHECK(code == (cases[i].good ? 0 : SMOL_E_FORMAT), "added tokens %zu: %d %s", i, code, err.text);
+    }
+}
+
 static void test_damage(void) {
     int n_alive = 0;
     for (size_t n = 0; n < n_section; n++) {
@@ -336,6 +418,10 @@ int main(int argc, char **argv) {
     test_invalid_utf8(&m);
     test_misuse(&m);
     test_long_word(&m);
+    test_refused(&m.vocab);
+    test_merge_order(&m.vocab, 0, 1);
+    test_merge_order(&m.vocab, 0, m.vocab.n_merges - 1);
+    test_bad_special();
     test_damage();
     free(section);
     return test_end("test_tokenizer");

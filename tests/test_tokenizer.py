@@ -2,7 +2,8 @@
 
 Three vocabularies: a small one trained here (tests/make_tokenizer.py), the real one of SmolVLM2, and one like that of
 the first 2.2B SmolVLM, to which <row_1_col_1> and <global-img> are ordinary text. The last two need the published
-tokenizer.json: its folder is $SMOL_ASSETS, or ../shared/assets beside the repository; without it their tests are skipped.
+tokenizer.json: in tokenizer_smolvlm/ of $SMOL_ASSETS, or of ../shared/assets beside the repository; without it their
+tests are skipped.
 
     python -m pytest -q tests/test_tokenizer.py
 """
@@ -170,8 +171,10 @@ def test_random_texts(vocabularies, name, n):
     both.same([random_text(rng, tokens) for _ in range(n)])
 
 
-def test_every_character(both):
+@pytest.mark.parametrize("name", ["small", pytest.param("smolvlm", marks=needs_assets)])
+def test_every_character(vocabularies, name):
     """Every code point alone, doubled, between letters and after a space: its class and its bytes."""
+    both = vocabularies[name]
     points = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
     both.same(["".join(f"a{chr(c)}b {chr(c)}{chr(c)} {chr(c)}. " for c in points[i:i + 64])
                for i in range(0, len(points), 64)])
@@ -246,7 +249,7 @@ def test_vectors(smolvlm, vocabularies):
 
 
 def whole_records(path):
-    """Objects of a .jsonl; records with U+2028 and the like were cut in two when the file was made, and are left out."""
+    """Objects of a .jsonl; records with U+2028 and the like were cut in two when it was made, and are left out."""
     for line in path.read_bytes().split(b"\n"):
         try:
             yield json.loads(line)
