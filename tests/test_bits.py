@@ -1,0 +1,104 @@
+"""The same bits: gcc and clang, -O0 and -O3, each kernel, 1, 2 and 5 threads give the same logits to the last bit.
+
+The measure is --json's logits_sha256, over the logits of every step of an answer. Programs are built by the Makefile's
+own command, elsewhere. Without clang that half is skipped, and says so; a clang without OpenMP runs on one thread
+whatever -j says, and the table says that.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from configs import CONFIGS, Config
+from harness import ROOT, ask, call, make_files
+
+COMPILERS = ("gcc", "clang")
+LEVELS = ("-O0", "-O3")
+THREADS = (1, 2, 5)
+N_NEW = 24
+
+MODELS = [c for c in CONFIGS if c.name in ("tiles17", "patch14", "two", "words")]
+ROWS = []  # (program, kernel, threads, model, digest)
+
+
+def build(compiler, level, path):
+    """Makefile's command with another compiler and another output. Returns whether it has threads."""
+    command = shlex.split(call("make", "-n", "-B", "run", f"CC={compiler}", f"CFLAGS={level}").strip().split("\n")[-1])
+    assert command[0] == compiler and level in command
+    command[command.index("-o") + 1] = path
+    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    return "-fopenmp" in command
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """[(what, path)] of every compiler that is there at every level, the first being the measure."""
+    folder, built = tmp_path_factory.mktemp("programs"), []
+    for compiler in COMPILERS:
+        if not shutil.which(compiler):
+            continue
+        for level in LEVELS:
+            path = os.path.join(folder, compiler + level)
+            threaded = build(compiler, level, path)
+            built.append((f"{compiler} {level}" + ("" if threaded else " without OpenMP"), path))
+    return built
+
+
+@pytest.fixture(scope="module")
+def kernels(programs):
+    return call(programs[0][1], "--kernels").split()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table(request):
+    """Prints a line for each program, kernel and number of threads: the digests' first digits, model by model."""
+    yield
+    names = list(dict.fromkeys(row[3] for row in ROWS))
+    lines = {}
+    for program, kernel, threads, model, digest in ROWS:
+        lines.setdefault((program, kernel, str(threads)), {})[model] = digest[:8]
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print("\n")
+        for cells in [["program", "kernel", "threads"] + names, ["---"] * (3 + len(names))]:
+            print("| " + " | ".join(cells) + " |")
+        for key, digests in lines.items():
+            print("| " + " | ".join([*key, *(digests.get(name, "") for name in names)]) + " |")
+
+
+def check_model(config, model, pictures, programs, kernels):
+    """Every program, kernel and number of threads; all differences are named at once."""
+    found = {}
+    for what, path in programs:
+        for kernel in kernels:
+            for threads in THREADS:
+                answer = ask(path, model, config, pictures, "--kernel", kernel, "-j", threads, n_new=N_NEW)
+                assert answer["kernel"] == kernel and answer["threads"] == threads
+                ROWS.append((what, kernel, threads, config.name, answer["logits_sha256"]))
+                found[what, kernel, threads] = answer["logits_sha256"]
+    first = next(iter(found.values()))
+    assert [key for key, digest in found.items() if digest != first] == []
+
+
+@pytest.mark.parametrize("config", MODELS, ids=lambda c: c.name)
+def test_same_bits(config, programs, kernels, tmp_path):
+    _, model, pictures = make_files(config, tmp_path)
+    check_model(config, model, pictures, programs, kernels)
+
+
+def test_all_compilers(programs):
+    """Nothing is left out without a word."""
+    missing = [c for c in COMPILERS if not any(what.startswith(c) for what, _ in programs)]
+    if missing:
+        pytest.skip(f"not on this machine: {', '.join(missing)}")
+
+
+def test_bits_of_another_prompt_differ(programs, tmp_path):
+    """The digest does depend on the numbers."""
+    config = MODELS[0]
+    _, model, pictures = make_files(config, tmp_path)
+    other = Config("other", config.model, config.pictures, config.text + " Now?")
+    digests = [ask(programs[0][1], model, c, pictures, n_new=N_NEW)["logits_sha256"] for c in (config, other)]
+    assert digests[0] != digests[1]
