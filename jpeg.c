@@ -57,7 +57,7 @@ static int next_marker(const uint8_t *bytes, size_t n, size_t *at) {
 static int read_segment(const uint8_t *bytes, size_t n, size_t *at, const uint8_t **data, int *n_data, SmolErr *err) {
     if (n - *at < 2) return fail(err, SMOL_E_FORMAT, "JPEG: the file ends within a marker");
     int length = get_u16be(bytes + *at);
-    if (length < 2) return fail(err, SMOL_E_FORMAT, "JPEG: a marker segment of %d bytes", length);
+    if (length < 2) length = 2;  // impossible; libjpeg too takes it as empty
     if ((size_t)length > n - *at) return fail(err, SMOL_E_FORMAT, "JPEG: the file ends within a marker segment");
     *data = bytes + *at + 2;
     *n_data = length - 2;
@@ -136,6 +136,7 @@ static unsigned get_exif(const uint8_t *p, int n, int big_endian) {
 
 // How the camera was held, from the first directory of an Exif segment (TIFF 6.0, section 2): 1 .. 8, or 0: not said.
 static int read_orientation(const uint8_t *data, int n) {
+    static const uint8_t sizes[14] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4};  // of the types
     if (n < 14 || memcmp(data, "Exif\0", 6) != 0) return 0;
     const uint8_t *tiff = data + 6;
     n -= 6;
@@ -144,11 +145,13 @@ static int read_orientation(const uint8_t *data, int n) {
     unsigned at = get_exif(tiff + 4, 4, big), orientation = 0;
     if (at > (unsigned)n - 2) return 0;
     unsigned n_entries = get_exif(tiff + at, 2, big);
-    for (at += 2; n_entries && at + 12 <= (unsigned)n; n_entries--, at += 12) {  // tag, type, number, value
-        unsigned type = get_exif(tiff + at + 2, 2, big), number = get_exif(tiff + at + 4, 4, big);
-        if (get_exif(tiff + at, 2, big) != 0x0112 || number != 1) continue;
-        if (type == 3) orientation = get_exif(tiff + at + 8, 2, big);
-        if (type == 4) orientation = get_exif(tiff + at + 8, 4, big);
+    for (at += 2; n_entries && at + 12 <= (unsigned)n; n_entries--, at += 12) {  // tag, type, number, value or offset
+        unsigned type = get_exif(tiff + at + 2, 2, big), value = get_exif(tiff + at + 8, 4, big);
+        uint64_t size = (uint64_t)get_exif(tiff + at + 4, 4, big) * (type < 14 ? sizes[type] : 0);
+        if (size > 4 && value + size > (unsigned)n) break;  // Pillow reads no further either
+        if (get_exif(tiff + at, 2, big) != 0x0112 || size > 4) continue;
+        if (type == 3 && size) orientation = get_exif(tiff + at + 8, 2, big);
+        if (type == 4 && size) orientation = value;
     }
     return orientation <= 8 ? (int)orientation : 0;
 }
@@ -567,6 +570,11 @@ static void restart(Jpeg *j, int expected) {
     }
 }
 
+// True when a segment that ended too soon was the last of its scan: no restart will find another.
+static int stays_empty(const Jpeg *j) {
+    return j->restart_interval == 0 || (j->marker >= SOF0 && !is_rst(j->marker));
+}
+
 // The block of component c at column x, row y.
 static void decode_at(Jpeg *j, Component *c, int x, int y) {
     size_t at = (size_t)y * (size_t)c->stride + (size_t)x, stride = 8 * (size_t)c->stride;
@@ -610,7 +618,7 @@ static int decode_scan(Jpeg *j, SmolErr *err) {
             if (!j->insufficient) decode_mcu(j, x, y);
             if (j->ended) return fail(err, SMOL_E_FORMAT, "JPEG: the file ends within MCU row %d of %d", y + 1, mcus_y);
             if (j->n_bits < j->n_fake) j->insufficient = 1;
-            if (j->insufficient && !(j->restart_interval && is_rst(j->marker))) return 0;  // the rest stays grey
+            if (j->insufficient && stays_empty(j)) return 0;
         }
     return 0;
 }
@@ -626,7 +634,9 @@ static void read_app(Jpeg *j, int marker, const uint8_t *data, int n) {
     }
 }
 
-static int read_marker(Jpeg *j, int marker, SmolErr *err) {
+enum { BROKEN_OFF = 1 };  // of read_marker: the file ends within the segment, and that may be
+
+static int read_marker(Jpeg *j, int marker, int may_break_off, SmolErr *err) {
     const uint8_t *data;
     int n;
     if (is_rst(marker)) return 0;
@@ -634,7 +644,7 @@ static int read_marker(Jpeg *j, int marker, SmolErr *err) {
         return fail(err, SMOL_E_FORMAT, "JPEG: marker %d before byte %z is unknown", marker, j->at);
     if (marker == SOI) return fail(err, SMOL_E_FORMAT, "JPEG: a second picture begins within the first");
     if (is_sof(marker) && j->n_frames++) return fail(err, SMOL_E_FORMAT, "JPEG: a second frame header");
-    if (read_segment(j->bytes, j->n, &j->at, &data, &n, err) != 0) return err->code;
+    if (read_segment(j->bytes, j->n, &j->at, &data, &n, err) != 0) return may_break_off ? BROKEN_OFF : err->code;
     if (marker == DQT) return read_dqt(j, data, n, err);
     if (marker == DHT) return read_dht(j, data, n, err);
     if (marker == SOS) return read_sos(j, data, n, err);
@@ -644,23 +654,18 @@ static int read_marker(Jpeg *j, int marker, SmolErr *err) {
     return 0;
 }
 
-// True when the file ends within the segment of this marker. (A frame header need not be whole to be one too many.)
-static int breaks_off(const Jpeg *j, int marker) {
-    if (marker < SOF0 || is_sof(marker) || is_rst(marker)) return 0;
-    return j->n - j->at < 2 || (size_t)get_u16be(j->bytes + j->at) > j->n - j->at;
-}
-
-// All scans into planes. When the first scan holds all there is, the file may end at once; what follows must still be
-// markers, and no other scan.
+// All scans into planes. When the first scan holds all there is, the file may break off behind it; what does follow must
+// still be markers, and no other scan.
 static int decode_scans(Jpeg *j, SmolErr *err) {
     for (int n_scans = 0, complete = 0;;) {
         int marker = j->marker ? j->marker : next_marker(j->bytes, j->n, &j->at);
         j->marker = 0;
-        if (complete && (marker < 0 || breaks_off(j, marker))) break;
-        if (marker < 0) return fail(err, SMOL_E_FORMAT, "JPEG: the file ends early, after %d scans", n_scans);
         if (marker == EOI && n_scans) break;
         if (marker == EOI) return fail(err, SMOL_E_FORMAT, "JPEG: there are no pixels");
-        if (read_marker(j, marker, err) != 0) return err->code;
+        int code = marker < 0 ? fail(err, SMOL_E_FORMAT, "JPEG: the file ends early, after %d scans", n_scans)
+                              : read_marker(j, marker, complete, err);
+        if (code == BROKEN_OFF || (complete && marker < 0)) break;
+        if (code != 0) return code;
         if (marker != SOS) continue;
         if (complete) return fail(err, SMOL_E_FORMAT, "JPEG: a scan comes after the last one");
         if (n_scans == MAX_SCANS) return fail(err, SMOL_E_LIMIT, "JPEG: more than %d scans", MAX_SCANS);
