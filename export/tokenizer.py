@@ -24,7 +24,9 @@ PRE_TOKENIZER = {
 }
 
 # What every other part must be. A missing key counts as None: old files leave out keys that are off.
-OFF_AT_TOP = {"normalizer": None, "post_processor": None, "truncation": None, "padding": None}
+OFF_AT_TOP = {"normalizer": None, "truncation": None, "padding": None}
+# transformers 5 saves a post_processor that adds nothing to a text.
+ADDS_NOTHING = [{"Sequence": {"id": "A", "type_id": 0}}]
 OFF_IN_MODEL = {
     "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
     "byte_fallback": False, "ignore_merges": False,
@@ -49,6 +51,9 @@ def check_pipeline(tok):
     require(isinstance(tok, dict) and isinstance(tok.get("model"), dict), "it has no model")
     for key, off in OFF_AT_TOP.items():
         require(tok.get(key) == off, f"{key} {tok.get(key)} is not supported")
+    post = tok.get("post_processor")
+    adds_nothing = isinstance(post, dict) and post.get("type") == "TemplateProcessing" and post.get("single") == ADDS_NOTHING
+    require(post is None or adds_nothing, f"post_processor {post} is not supported")
     pre, decoder, model = tok.get("pre_tokenizer"), tok.get("decoder"), tok["model"]
     require(pre == PRE_TOKENIZER, f"pre_tokenizer {pre} is not SmolLM2's (Digits, then ByteLevel)")
     require(isinstance(decoder, dict) and decoder.get("type") == "ByteLevel", f"decoder {decoder} is not ByteLevel")
