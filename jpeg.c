@@ -654,7 +654,7 @@ static int read_marker(Jpeg *j, int marker, int may_break_off, SmolErr *err) {
     return 0;
 }
 
-// All scans into planes. When the first scan holds all there is, the file may break off behind it; what does follow must
+// All scans into planes. When the first scan holds all there is, the file may break off behind it; what follows must
 // still be markers, and no other scan.
 static int decode_scans(Jpeg *j, SmolErr *err) {
     for (int n_scans = 0, complete = 0;;) {
