@@ -162,8 +162,8 @@ static int find_frame(Frame *f, const uint8_t *bytes, size_t n, SmolErr *err) {
     memset(f, 0, sizeof *f);
     int has_exif = 0;
     for (size_t at = 2;;) {
-        int marker = next_marker(bytes, n, &at), n_data;
-        const uint8_t *data;
+        int marker = next_marker(bytes, n, &at), n_data = 0;
+        const uint8_t *data = NULL;
         if (marker == SOS && f->n) return 0;
         if (marker < 0 || marker == EOI || marker == SOS)
             return fail(err, SMOL_E_FORMAT, "JPEG: there is no %s", f->n ? "scan" : "frame header");
@@ -456,7 +456,7 @@ static inline void idct8(const int x[8], int y[8]) {
 // shift. last is the highest position that is set.
 static void idct_block(const int16_t *block, const uint16_t *quant, int last, uint8_t *out, size_t stride) {
     if (last == 0) {  // a flat block: what the passes below come to
-        int v = clamp8((((int16_t)(block[0] * quant[0] * 4) + 16) >> 5) + 128);
+        int v = clamp8((((int16_t)((unsigned)(block[0] * quant[0]) * 4) + 16) >> 5) + 128);
         for (int i = 0; i < 8; i++) memset(out + (size_t)i * stride, v, 8);
         return;
     }
@@ -637,8 +637,8 @@ static void read_app(Jpeg *j, int marker, const uint8_t *data, int n) {
 enum { BROKEN_OFF = 1 };  // of read_marker: the file ends within the segment, and that may be
 
 static int read_marker(Jpeg *j, int marker, int may_break_off, SmolErr *err) {
-    const uint8_t *data;
-    int n;
+    const uint8_t *data = NULL;
+    int n = 0;
     if (is_rst(marker)) return 0;
     if (marker < SOF0 || marker == 0xc8 || marker == 0xde || marker == 0xdf || (marker >= 0xf0 && marker != COM))
         return fail(err, SMOL_E_FORMAT, "JPEG: marker %d before byte %z is unknown", marker, j->at);
