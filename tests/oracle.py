@@ -26,9 +26,9 @@ def reference_run(config, folder):
     source, model, _ = make_files(config, folder)
     reference = Reference(source)
     run = reference.run(reference.inputs(config))
-    special = (reference.model.generation_config.eos_token_id, reference.model.config.image_token_id)
+    special = (reference.eos_id, reference.model.config.image_token_id)
     if set(special) & set(run.tokens):
-        sys.exit(f"{config.name}: the answer has a special token; choose another seed")
+        sys.exit(f"{config.name}: the answer has an end or a placeholder; choose another seed")
     return run, model
 
 

@@ -39,6 +39,7 @@ class Reference:
             self.family = json.load(f)["architectures"][0].removesuffix("ForConditionalGeneration")
         self.model = getattr(transformers, self.family + "ForConditionalGeneration").from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager").eval()
+        self.eos_id = self.model.generation_config.eos_token_id
         self.processor = make_processor(folder, self.family)
 
     def inputs(self, config):
@@ -65,13 +66,15 @@ class Reference:
         return Run(ids, pixels, stages, tokens, margins)
 
     def greedy(self, inputs, n_new):
-        """The most probable tokens and by how much each leads; the end of the answer does not end it."""
+        """The most probable tokens, to the end of the answer and including it, and by how much each leads."""
         past, tokens, margins = transformers.DynamicCache(), [], []
         for _ in range(n_new):
             logits = self.model(**inputs, past_key_values=past, use_cache=True).logits[0, -1]
             best = torch.topk(logits, 2)
             tokens.append(int(best.indices[0]))
             margins.append(float(best.values[0] - best.values[1]))
+            if tokens[-1] == self.eos_id:
+                break
             inputs = {"input_ids": torch.tensor([tokens[-1:]])}
         return tokens, margins
 

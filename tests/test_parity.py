@@ -5,17 +5,21 @@ close in all its elements, the greedy tokens equal while the reference's first c
 reference runs live; what it said when the golden files were written is compared too.
 """
 
+import glob
 import os
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 import parity_golden as golden
-from configs import CONFIGS, N_NEW, REAL_SHAPES, TINY, Config
-from harness import GOLDEN, ROOT, ask, build, make_files
+from configs import CONFIGS, REAL_SHAPES, TINY, Config
+from harness import GOLDEN, ROOT, ask, build, export, make_files
 from reference import Reference, stage_kind
+from smol_file import SmolFile
+from smol_to_folder import rebuild
 
 # Largest error of a stage relative to its tensor's largest magnitude. Both sides round to f32 after every operation and
 # add in different orders, so each is about 1e-6 off the exact value; the decoder is deeper and its tensors less even.
@@ -23,6 +27,7 @@ LIMITS = {"vision": 1e-5, "decoder": 2e-5}
 MARGIN = 1e-3  # a lead below this is a tie that rounding may decide
 
 DEMO = os.path.join(ROOT, "models", "demo")
+N_DEMO = 6  # pictures
 HEAD = ["model", "prompt", "tiles", "pixels", "stages", "worst vision", "worst decoder", "tokens", "least margin"]
 ROWS = []
 
@@ -66,16 +71,13 @@ def check_stages(stages, trace, n_rows):
     return worst
 
 
-def check_tokens(run, answer, eos):
-    """Equal up to the first near-tie or the end of the answer. Returns how many were compared."""
-    expected = run.tokens
-    if eos in expected:
-        expected = expected[:expected.index(eos)]
-    n = n_to_compare(expected, run.margins)
-    assert answer["tokens"][:n] == expected[:n]
-    if n == len(expected):
-        assert answer["finish"] == ("stop" if len(expected) < len(run.tokens) else "length")
-        assert len(answer["tokens"]) == len(expected)
+def check_tokens(run, answer, eos_id):
+    """Equal up to the first near-tie, or to the end. Returns how many were compared."""
+    got = answer["tokens"] + [eos_id] * (answer["finish"] == "stop")
+    n = n_to_compare(run.tokens, run.margins)
+    assert got[:n] == run.tokens[:n]
+    if n == len(run.tokens):
+        assert got == run.tokens and answer["finish"] == ("stop" if eos_id in got else "length")
     return n
 
 
@@ -88,7 +90,7 @@ def compare(name, reference, inputs, answer, trace):
         n_tiles = len(run.pixels)
         assert trace["pixel_values"].shape == run.pixels.shape
         assert (trace["pixel_values"] == run.pixels).all()
-    n = check_tokens(run, answer, reference.model.generation_config.eos_token_id)
+    n = check_tokens(run, answer, reference.eos_id)
     worst = check_stages(run.stages, trace, len(run.ids) + max(n - 1, 0))
     ROWS.append([name, str(len(run.ids)), str(n_tiles), "equal" if n_tiles else "none", str(len(run.stages)),
                  f"{worst['vision']:.1e}" if n_tiles else "none", f"{worst['decoder']:.1e}", f"{n} of {len(run.tokens)}",
@@ -120,3 +122,41 @@ def test_real_shape(config, run, tmp_path):
         compare(config.name + " shapes", reference, reference.inputs(config), answer, trace)
     finally:
         shutil.rmtree(tmp_path)  # half a gigabyte
+
+
+def assert_same_model(a, b):
+    """All but where it came from."""
+    moved = ("file_bytes", "provenance_bytes", "directory_offset")
+    assert all(a.header[field] == b.header[field] for field in a.header if field not in moved)
+    assert a.tokenizer == b.tokenizer and a.names == b.names
+    assert all(np.array_equal(a.tensors[name], b.tensors[name]) for name in a.names)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The demonstration model as a reference. Only its .smol file is kept, so the folder is made from that."""
+    path = os.path.join(DEMO, "demo.smol")
+    if not os.path.exists(path):
+        pytest.skip("models/demo/demo.smol is not there")
+    folder = str(tmp_path_factory.mktemp("demo"))
+    source = rebuild(path, os.path.join(folder, "demo"))
+    assert_same_model(SmolFile(path), SmolFile(export(source, os.path.join(folder, "again.smol"))))
+    return path, Reference(source)
+
+
+def test_rebuild(tmp_path):
+    path = os.path.join(GOLDEN, "tiny.smol")
+    source = rebuild(path, str(tmp_path / "tiny"))
+    assert_same_model(SmolFile(path), SmolFile(export(source, str(tmp_path / "again.smol"))))
+
+
+@pytest.mark.parametrize("i", range(N_DEMO))
+def test_demo(i, demo, run, tmp_path):
+    model, reference = demo
+    paths = sorted(glob.glob(os.path.join(DEMO, "pictures", "*.png")))
+    if i >= len(paths):
+        pytest.skip(f"models/demo/pictures has {len(paths)} PNG files")
+    config = Config("demo " + os.path.basename(paths[i]), {}, [], "What is in this picture?")
+    answer, trace = ask_and_load(run, model, config, [paths[i]], tmp_path)
+    inputs = reference.process([Image.open(paths[i]).convert("RGB")], config.text)
+    compare(config.name, reference, inputs, answer, trace)

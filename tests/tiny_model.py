@@ -68,11 +68,14 @@ def make_folder(path, **overrides):
     o = {**DEFAULTS, **overrides}
     if o["longest_edge"] is None:
         o["longest_edge"] = 4 * o["image_size"]
-    path = str(path)
-    os.makedirs(path, exist_ok=True)
     tokenizer = make_tokenizer(o["vocab_size"], o["tile_tokens"])
+    return write_folder(str(path), o, tokenizer, make_model(o, tokenizer))
+
+
+def write_folder(path, o, tokenizer, model):
+    """The folder of a model and its tokenizer; o has every name of DEFAULTS."""
+    os.makedirs(path, exist_ok=True)
     tokenizer.save(os.path.join(path, "tokenizer.json"))
-    model = make_model(o, tokenizer)
     model.save_pretrained(path, max_shard_size=o["max_shard_size"])
     if o["style"] == "old":
         age_config(path)
