@@ -22,7 +22,7 @@ static const uint32_t NO_PAIR = 0xffffffff;   // after every rank
 // ---- characters ----
 
 // Reads the character at p[0 .. n - 1], n >= 1, and returns its length. Where the bytes are no UTF-8 it returns minus
-// the length of the part that one U+FFFD stands for (Unicode 3.9: maximal subparts, as Python's errors="replace").
+// the length of the part that one U+FFFD stands for (Unicode 3.9: a maximal subpart, as in Python's errors="replace").
 static int utf8_decode(const uint8_t *p, size_t n, uint32_t *c) {
     uint8_t lead = p[0];
     *c = lead;
@@ -431,7 +431,8 @@ static void put_bytes(Writer *w, const char *s, size_t n) {
 
 static void put(Writer *w, const char *s) { put_bytes(w, s, strlen(s)); }
 
-// Text from outside: what is no UTF-8 becomes U+FFFD. user 1: it is marked as the user's.
+// Text from outside. What is no UTF-8 becomes U+FFFD here, where the text may grow, so that smol_tokenize need not.
+// user 1: it is marked as the user's.
 static void put_text(Writer *w, const char *s, size_t n, int user) {
     SmolPrompt *p = w->out;
     size_t begin = p->n_text;

@@ -334,6 +334,20 @@ static void test_refused(const SmolVocab *v) {
     for (int i = 0; i < 4; i++) refused(merge + 4 * i, 0x7fffffff, "out of range");
     refused(merge + 8, v->n_merges, "out of range");
     refused(merge + 12, get_u32(merge + 28), "bytes of its pair");
+    int n_longer = 0;  // a result that begins with the bytes of the pair and goes on
+    for (uint32_t i = 0; i < v->n_merges * v->n_merges; i++) {
+        const uint8_t *a = v->merges + 16 * (i / v->n_merges), *b = v->merges + 16 * (i % v->n_merges);
+        if (get_u32(a + 12) != get_u32(b) || n_longer++ > 3) continue;
+        refused(a + 12, get_u32(b + 12), "bytes of its pair");
+    }
+    CHECK(n_longer > 0, "no token goes on from another");
+    const uint8_t *end = v->merges + 16 * (v->n_merges - 1);  // another left token of the same length
+    for (uint32_t id = get_u32(end) + 1, from = 4 * get_u32(end); id < VOCAB_SIZE; id++) {
+        uint32_t length = get_u32(v->token_offset + 4 * id + 4) - get_u32(v->token_offset + 4 * id);
+        if (length != get_u32(v->token_offset + from + 4) - get_u32(v->token_offset + from)) continue;
+        refused(end, id, "bytes of its pair");
+        break;
+    }
     refused(special, get_u32(special - 8), "out of order");
     refused(special, VOCAB_SIZE, "out of range");
     refused(special + 4, 2, "out of range");
