@@ -185,16 +185,17 @@ typedef struct {
     int n_pictures;
 } SmolMessage;
 
-// Renders a conversation with the model's chat template, image markers expanded, ending with the assistant's cue.
+// Renders a conversation with the model's chat template, image markers expanded, ending with the assistant's cue. What is no
+// UTF-8 in a message becomes U+FFFD.
 int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_messages, SmolPrompt *out, SmolErr *err);
 
 // No template: the pictures' markers, then the text as it is. special 1: control tokens in the text are recognised.
 int smol_prompt_raw(const SmolModel *m, const SmolMessage *message, int special, SmolPrompt *out, SmolErr *err);
 
-// An upper bound for the scratch bytes that smol_tokenize needs for n_text bytes. Never more than n_text ids come out.
+// The scratch bytes that smol_tokenize needs for n_text bytes, SIZE_MAX if that is too much. Never more than n_text ids come out.
 size_t smol_tokenize_bytes(const SmolModel *m, size_t n_text);
 
-// ids has room for n_text; returns the number of ids or a negative code.
+// ids has room for n_text; returns the number of ids or a negative code. The text must be UTF-8, as smol_prompt_* leave it.
 long smol_tokenize(const SmolModel *m, const SmolPrompt *prompt, int32_t *ids, SmolArena *scratch, SmolErr *err);
 
 // The bytes of one token (not terminated, possibly part of a character). Control tokens give n = 0.

@@ -52,8 +52,9 @@ def check_pipeline(tok):
     for key, off in OFF_AT_TOP.items():
         require(tok.get(key) == off, f"{key} {tok.get(key)} is not supported")
     post = tok.get("post_processor")
-    adds_nothing = isinstance(post, dict) and post.get("type") == "TemplateProcessing" and post.get("single") == ADDS_NOTHING
-    require(post is None or adds_nothing, f"post_processor {post} is not supported")
+    if isinstance(post, dict) and post.get("type") == "TemplateProcessing" and post.get("single") == ADDS_NOTHING:
+        post = None
+    require(post is None, f"post_processor {post} is not supported")
     pre, decoder, model = tok.get("pre_tokenizer"), tok.get("decoder"), tok["model"]
     require(pre == PRE_TOKENIZER, f"pre_tokenizer {pre} is not SmolLM2's (Digits, then ByteLevel)")
     require(isinstance(decoder, dict) and decoder.get("type") == "ByteLevel", f"decoder {decoder} is not ByteLevel")
