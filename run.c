@@ -39,9 +39,11 @@ typedef struct {
 } Session;
 
 static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t waiting;  // for a question: there is nothing to end cleanly
 
 static void on_interrupt(int number) {
     (void)number;
+    if (waiting) _exit(130);
     interrupted = 1;
 }
 
@@ -393,7 +395,7 @@ static int ask_once(Session *s) {
 
 // ---- chat ----
 
-// One line from standard input without its newline; 0 at the end.
+// One line from standard input without its end, which may be CR LF; 0 at the end of input.
 static int read_line(Buffer *line) {
     int c;
     line->n = 0;
@@ -402,6 +404,7 @@ static int read_line(Buffer *line) {
         char byte = (char)c;
         buffer_add(line, &byte, 1);
     }
+    if (line->n && line->bytes[line->n - 1] == '\r') line->bytes[--line->n] = 0;
     return c != EOF || line->n > 0;
 }
 
@@ -444,14 +447,17 @@ static int chat(Session *s) {
     if (plan(s, &err) || start(s, &err)) die(NULL, err.text);
     if (terminal) fputs("/image FILE adds a picture, /quit or Ctrl-D ends, Ctrl-C stops an answer\n", stderr);
     for (;;) {
+        waiting = 1;
         interrupted = 0;
         if (terminal) fputs("> ", stderr);
-        if (!read_line(&line) || !strcmp(line.bytes, "/quit")) break;
+        int more = read_line(&line);
+        waiting = 0;
+        if (!more || !strcmp(line.bytes, "/quit")) break;
         if (!strncmp(line.bytes, "/image ", 7)) chat_picture(s, line.bytes + 7);
         else if (line.bytes[0] == '/') complain(NULL, "there are /image FILE and /quit");
         else if (line.n) chat_question(s, &line);
     }
-    return interrupted ? 130 : 0;
+    return 0;
 }
 
 // ---- main ----
@@ -477,8 +483,7 @@ static int list_kernels(void) {
     return 0;
 }
 
-// Ctrl-C is noticed between steps; a read from the terminal is not restarted after it. A closed pipe and a file too large
-// are errors of the write that meets them.
+// Ctrl-C is noticed between steps. A closed pipe and a file too large are errors of the write that meets them.
 static void catch_signals(void) {
     struct sigaction action = {0};
     action.sa_handler = on_interrupt;
