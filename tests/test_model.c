@@ -1,0 +1,407 @@
+// test_model.c: a model file that is cut off, changed or too large for the limits gives an error line or a model that works,
+// and never a read outside the file: every copy has its exact size, so that the address sanitizer would see it.
+
+#include "../internal.h"
+#include "test.h"
+
+#define FILE_NAME "tests/golden/tiny.smol"
+
+static unsigned char *whole;
+static size_t n_whole;
+static SmolModel model;  // of the unchanged file
+
+// Aligned bytes of exactly n rounded up to 64.
+static unsigned char *memory_new(size_t n) {
+    unsigned char *p = aligned_alloc(64, (n + 63) / 64 * 64 + (n == 0) * 64);
+    if (!p) exit(2);
+    return p;
+}
+
+// An error is one printable line that fits its buffer, and has a code.
+static int is_good_error(const SmolErr *err, int code) {
+    const char *end = memchr(err->text, 0, sizeof err->text);
+    if (code >= 0 || err->code != code || !end || end == err->text) return 0;
+    for (const char *c = err->text; c < end; c++) {
+        if (*c < ' ' || *c > '~') return 0;
+    }
+    return 1;
+}
+
+static SmolErr blank_error(void) {
+    SmolErr err;
+    memset(&err, 0x7f, sizeof err);  // so that a line that is not written shows
+    return err;
+}
+
+static SmolLimits modest_limits(const SmolModel *m) {
+    int context = m->config.max_positions < 8 ? m->config.max_positions : 8;
+    return (SmolLimits){.context = context, .batch = 2, .n_image_tokens = m->config.image_seq_len, .n_threads = 1, .vision = 1};
+}
+
+// ---- a model works if it can be planned, started and run for a token and a tile ----
+
+static int run_a_little(const SmolModel *m, SmolEngine *e) {
+    const SmolConfig *c = &m->config;
+    SmolErr err;
+    const float *logits;
+    const int32_t ids[3] = {0, c->vocab_size - 1, c->vocab_size / 2};
+    size_t n_pixels = (size_t)3 * (size_t)c->tile_size * (size_t)c->tile_size;
+    float *pixels = calloc(n_pixels, sizeof *pixels);
+    int bad = !pixels || smol_encode_tile(e, pixels, smol_features(e), &err) ||
+              smol_forward(e, ids, c->max_positions < 3 ? 1 : 3, NULL, 0, &logits, &err);
+    SmolSampling s = {.temperature = 1, .top_p = 0.9f, .rng = 1};
+    if (!bad) {
+        int32_t id = smol_sample(e, logits, &s);
+        size_t n;
+        smol_token_text(m, id, &n);
+        bad = id < 0 || id >= c->vocab_size;
+    }
+    free(pixels);
+    return !bad;
+}
+
+static int tokenizes(const SmolModel *m) {
+    char text[] = "What is it? <image>42 \xc3\xa9\xe6\x97\xa5\n<|im_start|>";
+    SmolErr err = blank_error();
+    SmolPrompt p = {.text = text, .n_text = sizeof text - 1};
+    size_t n = smol_tokenize_bytes(m, p.n_text);
+    unsigned char *scratch = memory_new(n);
+    SmolArena arena = {.base = scratch, .size = n};
+    int32_t *ids = malloc(p.n_text * sizeof *ids);
+    long n_ids = smol_tokenize(m, &p, ids, &arena, &err);
+    int good = n_ids >= 0 || is_good_error(&err, (int)n_ids);
+    for (long i = 0; i < n_ids; i++) good = good && ids[i] >= 0 && ids[i] < m->config.vocab_size;
+    free(ids);
+    free(scratch);
+    return good;
+}
+
+// Opens n bytes. 1: a working model or a clean error.
+static int try_file(const unsigned char *bytes, size_t n, int run, int *opened) {
+    SmolModel m;
+    SmolEngine *e;
+    SmolErr err = blank_error();
+    size_t n_arena;
+    int code = smol_open(&m, bytes, n, &err);
+    if (opened) *opened = code == 0;
+    if (code) return is_good_error(&err, code);
+    if (!run) return 1;
+    SmolLimits limits = modest_limits(&m);
+    code = smol_plan(&m, &limits, NULL, NULL, &n_arena, &err);
+    if (code) return is_good_error(&err, code);
+    if (n_arena > (size_t)64 << 20) return 0;  // the limits are modest, so it should be, too
+    unsigned char *arena = memory_new(n_arena);
+    int good = smol_start(&e, &m, &limits, arena, n_arena, &err) == 0 && run_a_little(&m, e) && tokenizes(&m);
+    free(arena);
+    return good;
+}
+
+// ---- cuts ----
+
+static void test_cuts(void) {
+    size_t directory_end = (size_t)get_u64(whole + 48) + (size_t)model.n_tensors * 160;
+    for (size_t n = 0; n < n_whole; n += n < directory_end ? 1 : 64) {
+        unsigned char *cut = malloc(n ? n : 1);
+        int opened;
+        memcpy(cut, whole, n);
+        CHECK(try_file(cut, n, 0, &opened) && !opened, "cut off at byte %zu", n);
+        if (n >= 16) {  // the same with a header that agrees with the length
+            for (int i = 0; i < 8; i++) cut[8 + i] = (unsigned char)((uint64_t)n >> (8 * i));
+            CHECK(try_file(cut, n, 0, &opened) && !opened, "cut off at byte %zu, with its length", n);
+        }
+        free(cut);
+    }
+}
+
+// ---- changed bytes ----
+
+// Changes one byte to each of the values; the model is run if it opens, but not after every change of the large sections.
+static void flip(unsigned char *copy, size_t at, const unsigned char *flips, size_t n_flips, int run) {
+    for (size_t k = 0; k < n_flips; k++) {
+        copy[at] = whole[at] ^ flips[k];
+        CHECK(try_file(copy, n_whole, run, NULL), "byte %zu is %d in place of %d", at, copy[at], whole[at]);
+    }
+    copy[at] = whole[at];
+}
+
+static void test_flips(void) {
+    static const unsigned char many[] = {1, 2, 4, 0x10, 0x20, 0x40, 0x80, 0xff}, one[] = {0xff}, low[] = {1};
+    unsigned char *copy = malloc(n_whole);
+    memcpy(copy, whole, n_whole);
+    for (size_t i = 0; i < 512; i++) flip(copy, i, many, sizeof many, 1);
+    size_t tokenizer = (size_t)get_u64(whole + 16), n_tokenizer = (size_t)get_u64(whole + 24);
+    for (size_t i = tokenizer; i < tokenizer + n_tokenizer; i++) flip(copy, i, i % 2 ? one : low, 1, i % 16 == 0);
+    size_t directory = (size_t)get_u64(whole + 48), n_directory = (size_t)model.n_tensors * 160;
+    for (size_t i = directory; i < directory + n_directory; i++) flip(copy, i, i % 2 ? one : low, 1, i % 160 < 128);
+    CHECK(try_file(copy, n_whole, 1, NULL), "the copy is whole again");
+    free(copy);
+}
+
+// Weights that are no numbers: nothing to complain about, and nothing to crash from.
+static void test_strange_weights(void) {
+    unsigned char *copy = malloc(n_whole);
+    memcpy(copy, whole, n_whole);
+    for (int i = 0; i < model.n_tensors; i++) {
+        SmolTensor t;
+        smol_tensor(&model, i, &t);
+        size_t at = (size_t)((const unsigned char *)t.data - whole);
+        memset(copy + at, 0xff, t.bytes);  // NaN
+        CHECK(try_file(copy, n_whole, 1, NULL), "%s is NaN", t.name);
+        memcpy(copy + at, t.data, t.bytes);
+    }
+    free(copy);
+}
+
+// ---- --verify ----
+
+static void test_verify(void) {
+    unsigned char *copy = malloc(n_whole);
+    memcpy(copy, whole, n_whole);
+    SmolModel m;
+    SmolErr err;
+    CHECK(smol_open(&m, copy, n_whole, &err) == 0, "%s", err.text);
+    for (int i = 0; i < m.n_tensors; i++) {
+        SmolTensor t;
+        smol_tensor(&m, i, &t);
+        CHECK(smol_verify(&m, i, &err) == 0, "%s", err.text);
+        copy[(const unsigned char *)t.data - copy + t.bytes / 2] ^= 4;
+        err = blank_error();
+        int code = smol_verify(&m, i, &err);
+        CHECK(is_good_error(&err, code) && strstr(err.text, t.name), "%s has a flipped bit", t.name);
+        copy[(const unsigned char *)t.data - copy + t.bytes / 2] ^= 4;
+    }
+    free(copy);
+}
+
+// The digest covers header, tokenizer, provenance and directory, as FORMAT.md says.
+static void test_digest(void) {
+    SmolSha256 s;
+    uint8_t digest[32];
+    smol_sha256_init(&s);
+    smol_sha256_add(&s, whole, 512);
+    smol_sha256_add(&s, whole + get_u64(whole + 16), (size_t)get_u64(whole + 24));
+    smol_sha256_add(&s, whole + get_u64(whole + 32), (size_t)get_u64(whole + 40));
+    smol_sha256_add(&s, whole + get_u64(whole + 48), (size_t)model.n_tensors * 160);
+    smol_sha256_end(&s, digest);
+    CHECK(memcmp(digest, model.sha256, 32) == 0, "the model's digest");
+}
+
+// ---- memory ----
+
+typedef struct {
+    size_t total;
+    int n;
+} Notes;
+
+static void note(void *user, const char *name, size_t bytes) {
+    Notes *notes = user;
+    notes->total += bytes;
+    notes->n += name[0] != 0 && bytes % 64 == 0;
+}
+
+static void test_plan(void) {
+    const SmolLimits variants[] = {
+        {.context = 1, .batch = 1, .n_threads = 1},
+        {.context = 100, .batch = 7, .n_threads = 3, .all_logits = 1},
+        {.context = 100, .batch = 7, .n_image_tokens = 50, .n_threads = 2, .vision = 1},
+        {.context = model.config.max_positions, .batch = 128, .n_image_tokens = 4, .n_threads = 1, .vision = 1, .kernel = "c"},
+    };
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        const SmolLimits *l = &variants[i];
+        SmolErr err = blank_error();
+        SmolEngine *e = NULL;
+        Notes notes = {0};
+        size_t n, again;
+        CHECK(smol_plan(&model, l, note, &notes, &n, &err) == 0, "plan %zu: %s", i, err.text);
+        CHECK(smol_plan(&model, l, NULL, NULL, &again, &err) == 0 && again == n, "plan %zu twice", i);
+        CHECK(n % 64 == 0 && notes.n > 10 && (l->vision ? notes.total > n : notes.total == n), "plan %zu: the buffers add up", i);
+        unsigned char *exact = memory_new(n), *less = memory_new(n - 64);
+        int code = smol_start(&e, &model, l, exact, n, &err);
+        CHECK(code == 0, "start %zu with what was planned: %s", i, err.text);
+        err = blank_error();
+        code = smol_start(&e, &model, l, less, n - 64, &err);
+        CHECK(code == SMOL_E_MEMORY && is_good_error(&err, code), "start %zu with 64 bytes less", i);
+        free(exact);
+        free(less);
+    }
+}
+
+// Every size of arena below the plan, in steps: an error, and no byte beyond it is touched.
+static void test_small_arenas(void) {
+    SmolLimits l = modest_limits(&model);
+    SmolErr err;
+    SmolEngine *e;
+    size_t n;
+    CHECK(smol_plan(&model, &l, NULL, NULL, &n, &err) == 0, "%s", err.text);
+    for (size_t size = 0; size < n; size += size < 2048 ? 1 : 320) {
+        unsigned char *m = memory_new(size);
+        err = blank_error();
+        int code = smol_start(&e, &model, &l, m, size, &err);
+        CHECK(code == SMOL_E_MEMORY && is_good_error(&err, code), "an arena of %zu of %zu bytes", size, n);
+        free(m);
+    }
+}
+
+static void test_wrong_limits(void) {
+    SmolLimits good = modest_limits(&model);
+    SmolLimits bad[] = {good, good, good, good, good, good, good, good, good};
+    bad[0].context = 0;
+    bad[1].context = -1;
+    bad[2].context = model.config.max_positions + 1;
+    bad[3].batch = 0;
+    bad[4].n_image_tokens = -1;
+    bad[5].n_threads = 0;
+    bad[6].n_threads = 1 << 30;
+    bad[7].kernel = "none";
+    char name[1000];
+    memset(name, 'k', sizeof name);
+    name[sizeof name - 1] = 0;
+    bad[8].kernel = name;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        SmolErr err = blank_error();
+        size_t n = 0;
+        int code = smol_plan(&model, &bad[i], NULL, NULL, &n, &err);
+        CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "plan with wrong limits %zu", i);
+        SmolEngine *e;
+        err = blank_error();
+        code = smol_start(&e, &model, &bad[i], NULL, 0, &err);
+        CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "start with wrong limits %zu", i);
+    }
+}
+
+// ---- the engine's checks of its input ----
+
+static SmolEngine *start(const SmolLimits *l, unsigned char **m) {
+    SmolErr err;
+    SmolEngine *e = NULL;
+    size_t n;
+    if (smol_plan(&model, l, NULL, NULL, &n, &err)) exit(2);
+    *m = memory_new(n);
+    if (smol_start(&e, &model, l, *m, n, &err)) exit(2);
+    return e;
+}
+
+static void test_wrong_input(void) {
+    SmolLimits l = modest_limits(&model);
+    l.vision = 0;
+    unsigned char *m;
+    SmolEngine *e = start(&l, &m);
+    SmolErr err = blank_error();
+    const float *logits;
+    int image = model.config.image_token_id;
+    int32_t ids[9] = {0}, negative[] = {-1}, large[] = {model.config.vocab_size}, images[] = {image, image};
+    int code = smol_forward(e, ids, 9, NULL, 0, &logits, &err);
+    CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "nine tokens into eight");
+    code = smol_forward(e, ids, 0, NULL, 0, &logits, &err);
+    CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "no tokens");
+    code = smol_forward(e, negative, 1, NULL, 0, &logits, &err);
+    CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "a negative id");
+    code = smol_forward(e, large, 1, NULL, 0, &logits, &err);
+    CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "an id past the vocabulary");
+    code = smol_forward(e, images, 2, smol_features(e), 1, &logits, &err);
+    CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "two image tokens, one row of features");
+    code = smol_encode_tile(e, NULL, NULL, &err);
+    CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "a tile without vision");
+    CHECK(smol_position(e) == 0, "nothing of this was taken");
+    CHECK(smol_forward(e, ids, 8, NULL, 0, &logits, &err) == 0 && smol_position(e) == 8, "eight tokens into eight");
+    code = smol_forward(e, ids, 1, NULL, 0, &logits, &err);
+    CHECK(code == SMOL_E_LIMIT && is_good_error(&err, code), "a ninth");
+    smol_rewind(e, 9);
+    smol_rewind(e, -1);
+    CHECK(smol_position(e) == 8, "no rewinding to where it never was");
+    free(m);
+}
+
+// ---- a prompt in parts ----
+
+// Logits after ids, in one call or in calls of n tokens, pictures included; with rewinding, after a detour.
+static void logits_in_parts(float *out, const int32_t *ids, int n_ids, int part, int batch, int detour) {
+    SmolLimits l = modest_limits(&model);
+    l.context = 64;
+    l.batch = batch;
+    unsigned char *m;
+    SmolEngine *e = start(&l, &m);
+    SmolErr err;
+    const float *logits = NULL;
+    int used = 0, dim = model.config.dim;
+    for (int i = 0; i < model.config.image_seq_len * dim; i++) smol_features(e)[i] = (float)(i % 23 - 11) / 7;
+    for (int at = 0; at < n_ids; at += part) {
+        int n = n_ids - at < part ? n_ids - at : part, n_image = 0;
+        for (int i = at; i < at + n; i++) n_image += ids[i] == model.config.image_token_id;
+        if (detour) {
+            const int32_t other[5] = {5, 4, 3, 2, 1};
+            CHECK(smol_forward(e, other, 5, NULL, 0, &logits, &err) == 0, "%s", err.text);
+            smol_rewind(e, at);
+        }
+        CHECK(smol_forward(e, ids + at, n, smol_features(e) + used * dim, n_image, &logits, &err) == 0, "%s", err.text);
+        used += n_image;
+    }
+    memcpy(out, logits, (size_t)model.config.vocab_size * sizeof *out);
+    free(m);
+}
+
+static void test_parts(void) {
+    enum { N = 40 };
+    int32_t ids[N];
+    size_t bytes = (size_t)model.config.vocab_size * sizeof(float);
+    float *all = malloc(bytes), *other = malloc(bytes);
+    for (int i = 0; i < N; i++) {
+        ids[i] = (i * 37 + 11) % model.config.vocab_size;
+        if (ids[i] == model.config.image_token_id) ids[i] = 0;
+        if (i >= 9 && i < 9 + model.config.image_seq_len) ids[i] = model.config.image_token_id;
+    }
+    logits_in_parts(all, ids, N, N, N, 0);
+    for (int part = 1; part <= N; part += part < 6 ? 1 : 7) {
+        for (int batch = 1; batch <= 17; batch += 4) {
+            logits_in_parts(other, ids, N, part, batch, part % 2);
+            CHECK(memcmp(all, other, bytes) == 0, "parts of %d in batches of %d", part, batch);
+        }
+    }
+    free(all);
+    free(other);
+}
+
+// ---- cancelling ----
+
+static int cancel(void *user, const char *stage, int done, int total) {
+    int *calls = user;
+    (void)stage, (void)done, (void)total;
+    return ++*calls == 2;
+}
+
+static void test_cancel(void) {
+    SmolLimits l = modest_limits(&model);
+    unsigned char *m;
+    SmolEngine *e = start(&l, &m);
+    SmolErr err = blank_error();
+    const float *logits;
+    const int32_t ids[8] = {0};
+    int calls = 0;
+    smol_listen(e, cancel, NULL, &calls);
+    int code = smol_forward(e, ids, 8, NULL, 0, &logits, &err);
+    CHECK(code == SMOL_E_CANCELLED && calls == 2 && smol_position(e) == 4, "cancelled after two batches");
+    smol_rewind(e, 0);
+    CHECK(smol_forward(e, ids, 8, NULL, 0, &logits, &err) == 0, "and again, to the end");
+    free(m);
+}
+
+int main(void) {
+    SmolErr err;
+    whole = read_file(FILE_NAME, &n_whole);
+    CHECK(whole && smol_open(&model, whole, n_whole, &err) == 0, "%s", whole ? err.text : "cannot read " FILE_NAME);
+    if (n_failed == 0) {
+        test_cuts();
+        test_flips();
+        test_strange_weights();
+        test_verify();
+        test_digest();
+        test_plan();
+        test_small_arenas();
+        test_wrong_limits();
+        test_wrong_input();
+        test_parts();
+        test_cancel();
+    }
+    free(whole);
+    return test_end("model");
+}
