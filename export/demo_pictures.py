@@ -6,6 +6,7 @@ Fonts and handwritten digits are divided into a training and a test part; a test
 import glob
 import gzip
 import io
+import itertools
 import math
 import os
 import random
@@ -141,7 +142,7 @@ def weather(rng, picture):
 
 
 # ------------------------------------------------------------------------------------------------------ kinds of pictures
-def string_mask(rng, size, text, font_path, fill=(0.62, 0.96), slope=7):
+def string_mask(rng, size, text, font_path, fill=(0.7, 0.96), slope=7):
     """Text as a mask, slightly turned, and where each character is: (class, x, y, width, height)."""
     width, height = size
     angle = rng.uniform(-slope, slope)
@@ -206,11 +207,11 @@ def draw_display(rng, grid, split, hardness):
         paper = (grey - rng.randrange(25), grey, grey - rng.randrange(35))
     size = picture_size(rng, grid, max(40, 16 * len(text)))
     path, state = rng.choice(font_files(split, True)), rng.getstate()
-    mask, things = string_mask(rng, size, text, path, (0.6, 0.92), 4)
+    mask, things = string_mask(rng, size, text, path, (0.68, 0.94), 4)
     picture = background(rng, size, paper, 10)
     if rng.random() < 0.4:                                   # unlit segments: the same place, every digit an 8
         rng.setstate(state)
-        unlit, _ = string_mask(rng, size, "".join("8" if c.isdigit() else c for c in text), path, (0.6, 0.92), 4)
+        unlit, _ = string_mask(rng, size, "".join("8" if c.isdigit() else c for c in text), path, (0.68, 0.94), 4)
         strength = rng.uniform(0.04, 0.12)
         picture.paste(ink, (0, 0), unlit.point(lambda value: int(value * strength)))
     if led:
@@ -261,11 +262,11 @@ def outline(kind, x, y, r, turn):
 def place_shapes(rng, size, count):
     """Random places and radii that do not touch."""
     short, long = min(size), max(size)
-    while True:
+    for shrink in itertools.count():                          # smaller ones where they do not fit
         spots = []
         for _ in range(40 * count):
             r = rng.uniform(0.075, 0.15) * long if count < 4 else rng.uniform(0.07, 0.115) * long
-            r = min(r, 0.42 * short)
+            r = min(r * 0.93 ** shrink, 0.40 * short)
             x, y = (rng.uniform(1.2 * r, side - 1.2 * r) for side in size)
             if all(math.hypot(x - a, y - b) > 1.25 * (r + s) for a, b, s in spots):
                 spots.append((x, y, r))
