@@ -90,9 +90,16 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def big(tmp_path_factory):
-    """Large enough that an answer takes a while: 35 MB, 8192 positions."""
+    """35 MB, so that the model outweighs the program in memory."""
     return make_model(tmp_path_factory.mktemp("big"), dim=256, n_heads=4, n_kv_heads=2, head_dim=64, hidden_dim=1024,
                       n_layers=8, max_positions=8192)
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory):
+    """So large that there is time to interrupt an answer, in the sanitizer build not too much of it."""
+    return make_model(tmp_path_factory.mktemp("slow"), dim=128, n_heads=4, n_kv_heads=2, head_dim=32, hidden_dim=512,
+                      n_layers=4, max_positions=8192)
 
 
 def ppm(width, height, seed=1):

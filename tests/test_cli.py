@@ -1,0 +1,526 @@
+"""The command line with good input: what it prints and what it remembers. Bad input is in test_cli_errors.py."""
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, STRICT, ppm
+
+CONTROL = "<|im_start|>"  # id 1
+
+
+def ask(program, *args, **how):
+    """The JSON object of one answer."""
+    return json.loads(program.good(*args, "--json", **how))
+
+
+# ---- one answer ----
+
+def test_text_is_the_same_streamed_and_as_json(program, tiny, picture):
+    for seed in range(4):
+        args = [tiny, "What is it?", "-i", picture, "-n", "60", "-t", "1.5", "--seed", str(seed)]
+        assert program.good(*args).decode() == ask(program, *args)["text"] + "\n"
+
+
+FIELDS = {"text": str, "tokens": list, "prompt_tokens": list, "finish": str, "tiles": list, "timings": dict, "memory": dict,
+          "logits_sha256": str, "model_sha256": str, "kernel": str, "threads": int, "seed": int, "version": str}
+
+
+def test_json_has_all_fields(program, tiny, picture):
+    answer = ask(program, tiny, "What is it?", "-i", picture, "-n", "5", "--seed", "18446744073709551615")
+    assert {name: type(value) for name, value in answer.items()} == FIELDS
+    assert {type(t) for t in answer["tokens"] + answer["prompt_tokens"]} == {int}
+    assert answer["tiles"] == [{"width": 60, "height": 60, "resized": [144, 144], "cut": [144, 144], "rows": 4, "cols": 4,
+                                "tiles": 17, "tokens": 68}]
+    assert list(answer["timings"]) == ["load_ms", "encode_ms", "prompt_ms", "decode_ms", "reused_tokens"]
+    assert list(answer["memory"]) == ["planned_bytes", "model_bytes", "peak_bytes"]
+    assert answer["memory"]["model_bytes"] == os.path.getsize(tiny)
+    assert all(re.fullmatch("[0-9a-f]{64}", answer[name]) for name in ("logits_sha256", "model_sha256"))
+    assert answer["kernel"] == program.good("--kernels").decode().split()[0]
+    assert (answer["threads"], answer["seed"]) == (1, 2 ** 64 - 1)
+
+
+def test_number_of_tokens(program, tiny):
+    greedy = ask(program, tiny, "hi", "-n", "20")
+    assert len(greedy["tokens"]) == 20 and greedy["finish"] == "length"
+    for n in (1, 2, 7):
+        assert ask(program, tiny, "hi", "-n", n)["tokens"] == greedy["tokens"][:n]
+    n_prompt = len(greedy["prompt_tokens"])
+    short = ask(program, tiny, "hi", "-c", n_prompt + 4)
+    assert short["finish"] == "context" and short["tokens"] == greedy["tokens"][:5]
+
+
+def test_answer_ends_at_the_end_token(program, tiny):
+    """Some seed draws <end_of_utterance> among the first tokens: it ends the answer and is no part of it."""
+    end = read_header(tiny, 240)
+    for seed in range(300):
+        answer = ask(program, tiny, "hi", "-n", "8", "-t", "5", "--seed", seed)
+        assert end not in answer["tokens"]
+        if answer["finish"] == "stop":
+            return
+    pytest.fail("no seed gave the end token")
+
+
+def read_header(path, offset):
+    return struct.unpack_from("<I", path.read_bytes(), offset)[0]
+
+
+# ---- choosing tokens ----
+
+def test_greedy_and_its_equals(program, tiny, picture):
+    args = [tiny, "What is it?", "-i", picture, "-n", "12"]
+    greedy = ask(program, *args)
+    for other in ([], ["--seed", "9"], ["-t", "0"], ["-t", "2", "--top-k", "1"], ["-t", "2", "--top-p", "0"], ["-j", "2"],
+                  ["-j", "7"], ["-c", "300"]):
+        again = ask(program, *args, *other)
+        assert (again["tokens"], again["logits_sha256"]) == (greedy["tokens"], greedy["logits_sha256"]), other
+
+
+def test_every_kernel_gives_the_same_bits(program, tiny, picture):
+    names = program.good("--kernels").decode().split()
+    assert names[-1] == "c"
+    answers = [ask(program, tiny, "hi", "-i", picture, "-n", "6", "--kernel", name) for name in names]
+    assert [a["kernel"] for a in answers] == names
+    assert len({a["logits_sha256"] for a in answers}) == 1
+
+
+def test_both_builds_give_the_same_bits(plain, sanitized, tiny, picture):
+    a, b = (ask(p, tiny, "hi", "-i", picture, "-n", "6") for p in (plain, sanitized))
+    assert a["logits_sha256"] == b["logits_sha256"]
+
+
+def test_seeds(program, tiny):
+    def tokens(seed):
+        return tuple(ask(program, tiny, "hi", "-n", "10", "-t", "1.5", "--seed", seed)["tokens"])
+    drawn = [tokens(seed) for seed in range(6)]
+    assert drawn == [tokens(seed) for seed in range(6)]
+    assert len(set(drawn)) == 6
+
+
+@pytest.fixture(scope="module")
+def sampler(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sampler") / "sample_tokens"
+    sources = "decoder engine model tokenizer attention quant kernels_avx2 ops support sha256".split()
+    subprocess.run([os.environ.get("CC", "cc"), *STRICT, "tests/sample_tokens.c", *(f"{name}.c" for name in sources), "-o", path,
+                    "-lm"], cwd=ROOT, check=True)
+
+    def draw(logits, temperature, top_k, top_p, n):
+        args = [str(temperature), str(top_k), str(top_p), str(n)]
+        counts = subprocess.run([path, *args], input=logits.astype("<f4").tobytes(), capture_output=True, check=True).stdout
+        return np.array(counts.split(), dtype=float)
+    return draw
+
+
+def wanted_distribution(logits, temperature, top_k, top_p):
+    """As transformers' generate() prepares it: temperature, then top-k, then top-p."""
+    import torch
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = TemperatureLogitsWarper(temperature)(None, torch.tensor(logits)[None])
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(None, scores)
+    if top_p < 1:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    return scores.double().softmax(-1)[0].numpy()
+
+
+@pytest.mark.parametrize("temperature, top_k, top_p", [
+    (1.0, 0, 1.0), (0.5, 0, 1.0), (1.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 40, 1.0), (1.0, 0, 0.9), (0.7, 0, 0.5), (2.0, 0, 0.2),
+    (1.0, 10, 0.8), (1.5, 3, 0.95), (1.0, 100000, 0.999)])
+def test_frequencies_are_those_of_transformers(sampler, temperature, top_k, top_p):
+    """Seeds 0, 1, 2, ... are fixed, so this always gives the same: chi-square within 5 of its standard deviations, and
+    never a token that transformers would not draw."""
+    n = 40000
+    logits = np.random.default_rng(3).normal(size=300).astype(np.float32) * 3
+    wanted = wanted_distribution(logits, temperature, top_k, top_p)
+    counts = sampler(logits, temperature, top_k, top_p, n)
+    assert counts.sum() == n and not counts[wanted == 0].any()
+    often = wanted * n >= 5
+    expected = np.append(wanted[often], wanted[~often].sum()) * n
+    counts = np.append(counts[often], counts[~often].sum())
+    expected, counts = expected[expected > 1e-3], counts[expected > 1e-3]
+    freedom = max(len(expected) - 1, 1)
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
+
+
+def test_the_program_draws_what_the_sampler_draws(plain, sampler, tiny, tmp_path):
+    """The same logits and seeds: the command line passes temperature, top-k, top-p and seed on as they are."""
+    from safetensors.numpy import load_file
+
+    plain.good(tiny, "hi", "-n", "1", "--trace", tmp_path / "t")
+    logits = load_file(tmp_path / "t")["logits"][-1]
+    for seed in (0, 1, 12345):
+        settings = ["-t", "1.7", "--top-k", "50", "--top-p", "0.8", "--seed"]
+        drawn = ask(plain, tiny, "hi", "-n", "1", *settings, seed)["tokens"]
+        before, after = sampler(logits, 1.7, 50, 0.8, seed), sampler(logits, 1.7, 50, 0.8, seed + 1)
+        assert drawn == list(np.flatnonzero(after - before))
+
+
+# ---- prompts ----
+
+def ids(program, *args, **how):
+    return [int(t) for t in program.good(*args, "--tokenize", **how).split()]
+
+
+def test_tokenize(program, tiny, picture):
+    for extra in ([], ["-i", picture], ["-s", "Be short."], ["--raw"]):
+        plain_ids = ids(program, tiny, "What is it?", *extra)
+        assert json.loads(program.good(tiny, "What is it?", *extra, "--tokenize", "--json")) == plain_ids
+        assert ask(program, tiny, "What is it?", *extra, "-n", "1")["prompt_tokens"] == plain_ids
+
+
+def test_template_and_system_prompt(program, tiny):
+    def as_text(text):
+        return ids(program, tiny, text, "--raw", "--special")
+    turn = "<|im_start|>{}User: Why?<end_of_utterance>\nAssistant:"
+    assert ids(program, tiny, "Why?") == as_text(turn.format(""))
+    system = "System: Be kind.<end_of_utterance>\n"
+    assert ids(program, tiny, "Why?", "-s", "Be kind.") == as_text(turn.format(system))
+
+
+def test_control_tokens_count_only_where_they_may(program, tiny):
+    assert ids(program, tiny, CONTROL, "--raw", "--special") == [1]
+    assert len(ids(program, tiny, CONTROL, "--raw")) > 3 and 1 not in ids(program, tiny, CONTROL, "--raw")
+    assert ids(program, tiny, CONTROL + "hi").count(1) == 1
+    assert ids(program, tiny, "hi", "-s", CONTROL).count(1) == 1
+    image = read_header(tiny, 232)
+    assert image not in ids(program, tiny, "<image>") and ids(program, tiny, "<image>", "--raw", "--special") == [image]
+    assert ids(program, tiny, b"caf\xe9") == ids(program, tiny, "caf\ufffd")
+
+
+def test_pictures(program, tiny, picture, tmp_path):
+    image = read_header(tiny, 232)
+    other = tmp_path / "wide.ppm"
+    other.write_bytes(ppm(90, 30, seed=5))
+    two = ask(program, tiny, "Which?", "-i", picture, "-i", other, "-n", "5")
+    assert [(t["width"], t["tiles"], t["tokens"]) for t in two["tiles"]] == [(60, 17, 68), (90, 9, 36)]
+    assert two["prompt_tokens"].count(image) == 104
+    swapped = ask(program, tiny, "Which?", "-i", other, "-i", picture, "-n", "5")
+    assert swapped["logits_sha256"] != two["logits_sha256"]
+    piped = ask(program, tiny, "Which?", "-i", picture, "-i", "-", "-n", "5", stdin=other.read_bytes())
+    assert piped["logits_sha256"] == two["logits_sha256"]
+    whole = ask(program, tiny, "Which?", "-i", picture, "-i", other, "-n", "5", "--no-tiling")
+    assert [t["tokens"] for t in whole["tiles"]] == [4, 4] and whole["prompt_tokens"].count(image) == 8
+    raw = ask(program, tiny, "Which?", "-i", picture, "--raw", "-n", "5")
+    assert raw["prompt_tokens"].count(image) == 68
+
+
+def test_model_from_standard_input(program, tiny):
+    piped = ask(program, "-", "hi", "-n", "3", stdin=tiny.read_bytes())
+    assert piped["logits_sha256"] == ask(program, tiny, "hi", "-n", "3")["logits_sha256"]
+
+
+# ---- reports ----
+
+def test_info_and_verify(program, tiny):
+    info = program.good(tiny, "--info").decode()
+    answer = ask(program, tiny, "hi", "-n", "1")
+    assert answer["model_sha256"] in info and "rope.inv_freq" in info and '"source"' in info
+    assert "n_kv_heads 2, head_dim 8" in info and "chat template SmolVLM" in info
+    n_tensors = read_header(tiny, 56)
+    assert f"{n_tensors} of {n_tensors} tensors" in program.good(tiny, "--verify").decode()
+
+
+def test_help_and_version(program):
+    text = program.good("--help").decode()
+    assert max(map(len, text.splitlines())) < 132
+    for option in "--image --system --no-tiling --raw --special --tokens --temperature --top-p --top-k --seed --context " \
+                  "--threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
+        assert option in text
+    assert program.good("--version").startswith(b"smol 0.")
+
+
+def plan_rows(text):
+    rows = [re.fullmatch(r" *(\d+)  (.+)", line) for line in text.splitlines()]
+    return [(row[2], int(row[1])) for row in rows]
+
+
+def test_plan_adds_up_and_is_what_is_used(plain, sanitized, big, tmp_path):
+    """Nothing is taken besides the plan but the program itself and its tables: less than 10 MB."""
+    path = tmp_path / "large.ppm"
+    path.write_bytes(b"P6 1500 1500 255\n" + bytes(3 * 1500 * 1500))
+    args = [big, "x " * 400, "-i", path, "-n", "1"]
+    rows = plan_rows(plain.good(*args, "--plan").decode())
+    assert plan_rows(sanitized.good(*args, "--plan").decode()) == rows
+    names, sizes = zip(*rows)
+    at = next(i for i, name in enumerate(names) if name.startswith("engine ("))
+    # The rows before are the buffers; the smaller of decoder's and encoder's is shared and not added.
+    decoder = sum(s for n, s in rows[:at] if n.startswith("decoder"))
+    encoder = sum(s for n, s in rows[:at] if n.startswith("encoder"))
+    assert sum(sizes[:at]) - min(decoder, encoder) == sizes[at]
+    assert names[at + 1:] == ("pictures, one at a time", "model file, mapped and not copied", "total")
+    assert sum(sizes[at:-1]) == sizes[-1] and sizes[-2] == os.path.getsize(big)
+    memory = ask(plain, *args)["memory"]
+    assert memory["planned_bytes"] + memory["model_bytes"] == sizes[-1]
+    assert 0.8 * sizes[-1] < memory["peak_bytes"] < sizes[-1] + (10 << 20)
+
+
+def test_timings(program, tiny, picture):
+    result = program(tiny, "hi", "-i", picture, "-n", "3", "-V")
+    assert re.fullmatch(rb"load .* ms \| pictures 17 tiles .* \| prompt \d+ tokens .* \| answer 3 tokens .*/s\n"
+                        rb"kernel \w+, 1 thread, peak memory .* MB, finish: length\n", result.stderr)
+
+
+def test_trace(program, tiny, picture, tmp_path):
+    from safetensors.numpy import load_file
+
+    (tmp_path / "t").write_bytes(b"an older one")
+    answer = ask(program, tiny, "hi", "-i", picture, "-n", "3", "--trace", tmp_path / "t")
+    assert os.listdir(tmp_path) == ["t"]
+    n_tok = len(answer["prompt_tokens"]) + 2  # the last token is not fed back
+    shapes = {"pixel_values": (17, 3, 36, 36), "model.vision_model.embeddings": (17, 16, 24),
+              **{f"model.vision_model.encoder.layers.{i}": (17, 16, 24) for i in range(2)},
+              "model.vision_model.post_layernorm": (17, 16, 24), "model.connector": (17, 4, 40), "inputs_embeds": (n_tok, 40),
+              **{f"model.text_model.layers.{i}": (n_tok, 40) for i in range(3)},
+              "model.text_model.norm": (n_tok, 40), "logits": (n_tok, 640)}
+    tensors = load_file(tmp_path / "t")
+    assert {name: x.shape for name, x in tensors.items()} == shapes
+    assert all(np.isfinite(x).all() for x in tensors.values())
+    n_prompt = len(answer["prompt_tokens"])
+    assert list(tensors["logits"][n_prompt - 1:].argmax(1)) == answer["tokens"]
+    # The trace does not change the numbers.
+    assert ask(program, tiny, "hi", "-i", picture, "-n", "3")["logits_sha256"] == answer["logits_sha256"]
+
+
+# ---- chat ----
+
+def chat(program, *args, lines, **how):
+    """The JSON answers of a chat and what standard error said."""
+    result = program(*args, "--json", "-n", "6", stdin="".join(line + "\n" for line in lines).encode(), **how)
+    assert result.returncode == 0, result
+    return [json.loads(line) for line in result.stdout.splitlines()], result.stderr.decode()
+
+
+def test_chat_encodes_a_picture_once(program, tiny, picture):
+    (one, two), said = chat(program, tiny, "-i", picture, "-V", lines=["What is it?", "And what else?"])
+    assert [re.search(r"pictures (\d+) tiles", line)[1] for line in said.splitlines()[::2]] == ["17", "0"]
+    assert one["timings"]["reused_tokens"] == 0 and one["timings"]["encode_ms"] > 0
+    # The first question with its picture stays; what the answer's text gives as tokens may differ from what was drawn.
+    assert len(one["prompt_tokens"]) <= two["timings"]["reused_tokens"] < len(two["prompt_tokens"])
+    assert two["prompt_tokens"][:len(one["prompt_tokens"])] == one["prompt_tokens"]
+    assert len(two["tiles"]) == 1 and two["timings"]["encode_ms"] < 1
+
+
+def test_chat_answers_are_those_of_a_fresh_process(program, tiny):
+    """Three turns without pictures, and each prompt as raw text in a process of its own: the same ids, the same bits."""
+    questions = ["Who is it?", "Why? Tell me \u65e5\u672c\u8a9e.", "And then?"]
+    answers, said = chat(program, tiny, "-s", "Be kind.", lines=questions)
+    assert said == "" and len(answers) == 3
+    text = "<|im_start|>System: Be kind.<end_of_utterance>\n"
+    for question, answer in zip(questions, answers):
+        text += f"User: {question}<end_of_utterance>\nAssistant:"
+        fresh = ask(program, tiny, text, "--raw", "--special", "-n", "6")
+        assert fresh["prompt_tokens"] == answer["prompt_tokens"]
+        assert (fresh["tokens"], fresh["logits_sha256"]) == (answer["tokens"], answer["logits_sha256"])
+        text += f" {answer['text'].rstrip(' ' + chr(10))}<end_of_utterance>\n"
+    assert answers[2]["timings"]["reused_tokens"] > 0
+
+
+def test_chat_with_a_picture_equals_one_question(program, tiny, picture):
+    (answer,), _ = chat(program, tiny, lines=[f"/image {picture}", "What is it?"])
+    once = ask(program, tiny, "What is it?", "-i", picture, "-n", "6")
+    assert (answer["prompt_tokens"], answer["logits_sha256"]) == (once["prompt_tokens"], once["logits_sha256"])
+
+
+def test_chat_goes_on_after_errors(program, tiny, picture, tmp_path):
+    cut, text = tmp_path / "cut.ppm", tmp_path / "text"
+    cut.write_bytes(b"P5 90 90 255\n" + bytes(100))
+    text.write_bytes(b"no picture")
+    png = tmp_path / "damaged.png"  # good enough to be probed, and found out when it is decoded
+    from PIL import Image
+    Image.effect_noise((60, 60), 50).save(png)
+    png.write_bytes(png.read_bytes()[:1500])
+    lines = ["Who?", f"/image {tmp_path}/none.png", f"/image {cut}", f"/image {text}", "/nonsense", "", "Why?", f"/image {png}",
+             "See?", "word " * 3000, f"/image {picture}", "What?", "/quit", "never asked"]
+    answers, said = chat(program, tiny, lines=lines)
+    said = said.splitlines()
+    faults = [f"smol: {tmp_path}/none.png: No such", f"smol: {cut}: PNM: cut off", f"smol: {text}: not a picture",
+              "smol: there are /image FILE and /quit", f"{png}: 17 tiles, 68 tokens", f"smol: {png}: PNG: ", "smol: the prompt has ",
+              f"{picture}: 17 tiles, 68 tokens"]
+    assert len(said) == len(faults) and all(a.startswith(b) for a, b in zip(said, faults)), said
+    # What failed left no trace: the same chat without it gives the same answers.
+    good, _ = chat(program, tiny, lines=["Who?", "Why?", f"/image {picture}", "What?"])
+    assert len(answers) == 3
+    assert [(a["prompt_tokens"], a["logits_sha256"]) for a in answers] == [(a["prompt_tokens"], a["logits_sha256"]) for a in good]
+
+
+def test_chat_until_the_context_is_full(program, tiny):
+    answers, said = chat(program, tiny, "-c", "60", lines=["one two three"] * 8)
+    said = said.splitlines()
+    assert 1 < len(answers) < 8 and len(answers) + len(said) == 8
+    assert all(line.startswith("smol: the prompt has ") for line in said)
+
+
+def test_chat_without_questions(program, tiny):
+    assert program.good(tiny) == b""
+    assert program.good(tiny, stdin=b"/quit\nhi\n") == b""
+    assert program.good(tiny, "-n", "3", stdin=b"hi") == program.good(tiny, "-n", "3", stdin=b"hi\r\n") \
+        == program.good(tiny, "hi", "-n", "3")
+
+
+# ---- whole characters ----
+
+def test_output_comes_in_whole_characters(program, tiny):
+    """A random model says every byte there is. Each write is read alone: the writer waits for nobody, but a pipe keeps
+    writes whole, and together they stay decodable."""
+    n_chunks, text = 0, ""
+    for seed in range(3):
+        process = program.start(tiny, "hi", "-n", "300", "-t", "1.5", "--seed", str(seed), stdout=subprocess.PIPE)
+        with process.stdout:
+            while chunk := os.read(process.stdout.fileno(), 1 << 16):
+                n_chunks += 1
+                text += chunk.decode("utf-8", "strict")
+        assert process.wait() == 0
+    assert n_chunks > 10 and "\ufffd" in text and any(ord(c) > 0x7f and c != "\ufffd" for c in text)
+
+
+def test_text_is_what_the_reference_decodes(program, tiny):
+    """Invalid bytes become U+FFFD as often as in the reference's decoder."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tiny.parent / "hf" / "tokenizer.json"))
+    for seed in range(8):
+        answer = ask(program, tiny, "hi", "-n", "200", "-t", "1.5", "--seed", seed)
+        assert answer["text"] == tokenizer.decode(answer["tokens"]).lstrip(" ")
+
+
+# ---- interrupts ----
+
+def interrupt_after_output(program, *args):
+    """SIGINT as soon as there is output; returns status and the whole output."""
+    process = program.start(*args, stdout=subprocess.PIPE)
+    with process.stdout:
+        first = os.read(process.stdout.fileno(), 1 << 16)
+        process.send_signal(signal.SIGINT)
+        return process.wait(timeout=60), first + process.stdout.read()
+
+
+def test_interrupt_ends_an_answer(program, slow):
+    args = [slow, "hi", "-n", "8000", "-t", "1.5", "--seed"]
+    for seed in range(5):  # some answers may end by themselves
+        status, output = interrupt_after_output(program, *args, seed)
+        if status != 0:
+            break
+    assert status == 130 and output.endswith(b"\n") and output.decode("utf-8", "strict")
+
+
+def test_interrupt_before_and_within_the_prompt(program, slow, picture, tmp_path):
+    """At any moment: what there is, valid JSON, status 130, and the trace is complete."""
+    from safetensors.numpy import load_file
+
+    n_interrupted = 0
+    for i, delay in enumerate((0.02, 0.05, 0.1, 0.2, 0.4)):
+        trace = tmp_path / f"t{i}"
+        process = program.start(slow, "word " * 300, "-i", picture, "--json", "-n", "2000", "--trace", trace, stdout=subprocess.PIPE)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=60)[0]
+        if process.returncode == -signal.SIGINT:  # before main began
+            continue
+        n_interrupted += 1
+        assert process.returncode == 130
+        answer = json.loads(output)
+        assert answer["finish"] == "interrupted"
+        load_file(trace)
+    assert n_interrupted > 0 and not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_interrupt_in_a_chat_ends_only_the_answer(program, slow):
+    """What follows is as if the answer had been as short as that."""
+    process = program.start(slow, "-n", "2000", "-t", "1.5", "--seed", "1", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write(b"first\n")
+    process.stdin.flush()
+    first = os.read(process.stdout.fileno(), 1 << 16)
+    process.send_signal(signal.SIGINT)
+    while not first.endswith(b"\n"):
+        first += os.read(process.stdout.fileno(), 1 << 16) or pytest.fail("the chat ended with the answer")
+    process.stdin.write(b"/quit\n")
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+
+
+# ---- terminals ----
+
+def in_terminal(program, args, stdin, answer_in_terminal):
+    """Runs with standard error (and output) in a pseudo-terminal; returns what the terminal got."""
+    import pty
+    import tty
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    process = program.start(*args, stdin=stdin, stderr=theirs, stdout=theirs if answer_in_terminal else subprocess.DEVNULL)
+    os.close(theirs)
+    got = b""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            got += chunk
+    except OSError:  # how Linux tells the end
+        pass
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    return got
+
+
+def test_progress_appears_on_terminals_only(program, tiny, picture):
+    args = [tiny, "word " * 200, "-i", picture, "-n", "4"]
+    answer = program.good(*args)  # nothing on standard error
+    for both in (False, True):
+        got = in_terminal(program, args, subprocess.DEVNULL, both)
+        progress = got[:-len(answer)] if both else got
+        if both:
+            assert got.endswith(answer)
+        shown = progress.split(b"\r\x1b[K")
+        assert shown[0] == b"" and shown[-1] == b"", "cleared before the answer"
+        assert b"tile 1/17, layer 1/2" in shown and b"tile 17/17, layer 1/2" in shown
+        assert any(re.fullmatch(rb"prompt: \d+/\d+ tokens", line) for line in shown)
+
+
+def test_error_clears_the_progress_line(program, tiny, picture, tmp_path):
+    cut = tmp_path / "cut.png"
+    from PIL import Image
+    Image.effect_noise((60, 60), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:1500])
+    import pty
+    ours, theirs = pty.openpty()
+    process = program.start(tiny, "hi", "-i", picture, "-i", cut, stderr=theirs, stdout=subprocess.DEVNULL)
+    os.close(theirs)
+    got = b""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            got += chunk
+    except OSError:
+        pass
+    os.close(ours)
+    assert process.wait() == 1
+    assert re.fullmatch(rb"smol: [^\r\n\x1b]*cut.png: PNG: [^\r\n\x1b]*\r\n", got.split(b"\r\x1b[K")[-1])
+
+
+def test_control_c_at_the_question_mark(program, tiny):
+    """In a terminal of its own: a question, Ctrl-C at the next prompt; status 130."""
+    import pty
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(program.path, program.command([str(tiny), "-n", "3"]), program.env)
+    got = b""
+
+    def until(text):
+        nonlocal got
+        while text not in got:
+            got += os.read(terminal, 1 << 16)
+        got = got[got.index(text) + len(text):]
+    until(b"\n> ")
+    os.write(terminal, b"hi\n")
+    until(b"hi\r\n")
+    until(b"> ")
+    os.write(terminal, b"\x03")
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(terminal)
+    assert status == 130
