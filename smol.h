@@ -176,7 +176,8 @@ typedef struct {
     size_t n_user, user_cap;
 } SmolPrompt;
 
-// One message of a conversation. Its pictures come before its text, as on the model cards.
+// One message of a conversation. Its pictures stand where its text has <image> marks, as many marks as pictures, or before the
+// text if it has none, as on the model cards. In a message without pictures <image> is text.
 typedef struct {
     const char *role;  // "system", "user" or "assistant"
     const char *text;

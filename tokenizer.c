@@ -16,6 +16,9 @@ enum { DIGITS_THEN_GPT2 = 1 };                                      // pretokeni
 enum { CONTROL = 1 };                                               // flag of an added token
 enum { TEMPLATE_SMOLVLM = 1 };
 
+static const char MARK[] = "<image>";  // in a prompt: here stands a picture
+enum { MARK_BYTES = sizeof MARK - 1 };
+
 static const uint32_t NO_TOKEN = 0xffffffff;  // byte_id of a byte that the vocabulary lacks
 static const uint32_t NO_PAIR = 0xffffffff;   // after every rank
 
@@ -476,6 +479,43 @@ static void put_picture(Writer *w, const SmolConfig *c, const SmolTiling *t) {
     put(w, "<fake_token_around_image>");
 }
 
+// The next <image> mark of a text, or its end.
+static size_t find_mark(const char *s, size_t i, size_t n) {
+    while (i < n && (n - i < MARK_BYTES || memcmp(s + i, MARK, MARK_BYTES) != 0)) i++;
+    return i;
+}
+
+// Marks count only in a message that has pictures; without any, <image> is text like other text.
+static int count_marks(const SmolMessage *m) {
+    int n = 0;
+    if (m->n_pictures == 0) return 0;
+    for (size_t i = 0; (i = find_mark(m->text, i, m->n_text)) < m->n_text; i += MARK_BYTES) n++;
+    return n;
+}
+
+// Pictures and text. The pictures stand where the text marks their places, or before it.
+static void put_content(Writer *w, const SmolConfig *c, const SmolMessage *m, int user) {
+    int n_marks = count_marks(m);
+    if (n_marks && n_marks != m->n_pictures) {
+        w->code = fail(w->err, SMOL_E_LIMIT, "<image> marks: %d, pictures: %d; there must be as many marks as pictures, or none", n_marks,
+                       m->n_pictures);
+        return;
+    }
+    for (int k = n_marks; k < m->n_pictures; k++) put_picture(w, c, &m->pictures[k]);
+    size_t begin = 0;
+    for (int k = 0; k < n_marks; k++) {
+        size_t mark = find_mark(m->text, begin, m->n_text);
+        put_text(w, m->text + begin, mark - begin, user);
+        put_picture(w, c, &m->pictures[k]);
+        begin = mark + MARK_BYTES;
+    }
+    put_text(w, m->text + begin, m->n_text - begin, user);
+}
+
+static int begins_with_picture(const SmolMessage *m) {
+    return m->n_pictures > 0 && (count_marks(m) == 0 || find_mark(m->text, 0, m->n_text) == 0);
+}
+
 int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_messages, SmolPrompt *out, SmolErr *err) {
     static const char *const roles[][2] = {{"system", "System"}, {"user", "User"}, {"assistant", "Assistant"}};
     if (m->config.template_kind != TEMPLATE_SMOLVLM)
@@ -488,9 +528,8 @@ int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_mess
         while (r < 3 && strcmp(message->role, roles[r][0]) != 0) r++;
         if (r == 3) return fail(err, SMOL_E_FORMAT, "unknown role %s: use system, user or assistant", message->role);
         put(&w, roles[r][1]);
-        put(&w, message->n_pictures > 0 ? ":" : ": ");
-        for (int k = 0; k < message->n_pictures; k++) put_picture(&w, &m->config, &message->pictures[k]);
-        put_text(&w, message->text, message->n_text, 1);
+        put(&w, begins_with_picture(message) ? ":" : ": ");
+        put_content(&w, &m->config, message, 1);
         put(&w, "<end_of_utterance>\n");
     }
     put(&w, "Assistant:");
@@ -499,7 +538,6 @@ int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_mess
 
 int smol_prompt_raw(const SmolModel *m, const SmolMessage *message, int special, SmolPrompt *out, SmolErr *err) {
     Writer w = begin_prompt(out, err);
-    for (int k = 0; k < message->n_pictures; k++) put_picture(&w, &m->config, &message->pictures[k]);
-    put_text(&w, message->text, message->n_text, !special);
+    put_content(&w, &m->config, message, !special);
     return w.code;
 }
