@@ -1,9 +1,9 @@
 """What the parity tests run: models, pictures, conversations. Everything here is a formula or a number, so that every
 machine makes the same files.
 
-CONFIGS are eight tiny models of random weights. Within each, all dimensions differ, so that a swapped axis cannot pass;
-between them they cover what a SmolVLM file may be: 1 to 17 tiles, two pictures and none, scale factors 1 to 4, patches
-of 8 to 16 with and without pixels left over, tied and untied heads, 1 to 4 query heads to a key-value head, odd head
+CONFIGS are nine tiny models of random weights. Within each, all dimensions differ, so that a swapped axis cannot pass;
+between them they cover what a SmolVLM file may be: 1 to 17 tiles, two pictures and none, 22 to 2100 tokens, scale factors 1 to 4,
+patches of 8 to 16 with and without pixels left over, tied and untied heads, 1 to 4 query heads to a key-value head, odd head
 sizes, vocabularies with and without tile tokens, both architectures, old and new files, f32 and bf16.
 
 REAL_SHAPES have one layer of each kind in the exact dimensions of the published models, and a small vocabulary.
@@ -14,6 +14,9 @@ from collections import namedtuple
 import numpy as np
 
 Config = namedtuple("Config", "name model pictures text system tiling", defaults=(None, True))
+
+# Most of a decoder's mistakes with positions show only far from the first.
+LONG = " ".join(f"Frame from {i // 60:02d}:{i % 60:02d}: {i * i} stars." for i in range(130))
 
 CONFIGS = [
     Config("base", dict(seed=1), [(50, 70)], "What is written on the sign? 42.50"),
@@ -45,6 +48,9 @@ CONFIGS = [
         image_size=56, patch_size=14, scale_factor=2, v_dim=18, v_heads=1, v_layers=3, v_hidden_dim=54,
         dim=63, n_heads=7, n_kv_heads=1, head_dim=22, hidden_dim=66, n_layers=3, vocab_size=600, tile_tokens=False,
         longest_edge=168, tie=True, seed=5), [(30, 31)], "What is the total of the receipt?", "Be exact."),
+    Config("long", dict(
+        dim=32, n_heads=2, n_kv_heads=1, head_dim=16, hidden_dim=62, n_layers=2, vocab_size=620, max_positions=4096,
+        rope_theta=50000.0, seed=7), [], LONG),
 ]
 
 _REAL = dict(v_layers=1, n_layers=1, vocab_size=640, head_dim=64)

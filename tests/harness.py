@@ -17,9 +17,9 @@ GOLDEN = os.path.join(HERE, "golden")
 ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "passive"}
 
 
-def call(*command):
+def call(*command, stdin=""):
     """Runs a command in the repository's root and returns its standard output."""
-    done = subprocess.run([str(c) for c in command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run([str(c) for c in command], cwd=ROOT, env=ENVIRONMENT, input=stdin, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -61,3 +61,12 @@ def ask(run, model, config, pictures, *options, n_new=N_NEW):
     if not config.tiling:
         command += ["--no-tiling"]
     return json.loads(call(*command, "--", config.text))
+
+
+def chat(run, model, pictures, questions, *options):
+    """The answers of a chat whose first question has the pictures."""
+    command = [run, model, "--json", "-n", N_NEW, *options]
+    for path in pictures:
+        command += ["-i", path]
+    lines = call(*command, stdin="\n".join(questions) + "\n").splitlines()
+    return [json.loads(line) for line in lines]

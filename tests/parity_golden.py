@@ -45,10 +45,11 @@ def summary(run):
         flat = x.ravel()
         stages[name] = {"shape": list(x.shape), "max": floats(np.abs(flat).max())[0],
                         "samples": floats(flat[sample_places(flat.size)])}
+    pixels = np.zeros(0) if run.pixels is None else run.pixels
     return {
         "ids": run.ids,
-        "pixels_shape": list(run.pixels.shape),
-        "pixels_sha256": hashlib.sha256(np.ascontiguousarray(run.pixels, "<f4").tobytes()).hexdigest(),
+        "pixels_shape": list(pixels.shape),
+        "pixels_sha256": hashlib.sha256(np.ascontiguousarray(pixels, "<f4").tobytes()).hexdigest(),
         "stages": stages,
         "last_logits": floats(run.stages["logits"][n - 1]),
         "tokens": run.tokens,

@@ -48,13 +48,14 @@ class Reference:
         return self.process(images, config.text, config.system, config.tiling)
 
     def process(self, images, text, system=None, tiling=True):
-        content = [{"type": "image"}] * len(images) + [{"type": "text", "text": text}]
-        messages = [{"role": "user", "content": content}]
+        messages = [message("user", text, len(images))]
         if system is not None:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+            messages.insert(0, message("system", system))
+        return self.process_messages(images, messages, {} if tiling else {"do_image_splitting": False})
+
+    def process_messages(self, images, messages, options):
         prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        splitting = {} if tiling else {"do_image_splitting": False}
-        return self.processor(text=prompt, images=[images] if images else None, return_tensors="pt", **splitting)
+        return self.processor(text=prompt, images=[images] if images else None, return_tensors="pt", **options)
 
     @torch.no_grad()
     def run(self, inputs, n_new=N_NEW):
@@ -91,6 +92,10 @@ class Reference:
         for hook in hooks:
             hook.remove()
         return stages
+
+
+def message(role, text, n_images=0):
+    return {"role": role, "content": [{"type": "image"}] * n_images + [{"type": "text", "text": text}]}
 
 
 def is_stage(name):

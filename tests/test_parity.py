@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import parity_golden as golden
-from configs import CONFIGS, REAL_SHAPES, TINY, Config
-from harness import GOLDEN, ROOT, ask, build, export, make_files
-from reference import Reference, stage_kind
+from configs import CONFIGS, REAL_SHAPES, TINY, Config, picture
+from harness import GOLDEN, ROOT, ask, build, chat, export, make_files
+from reference import Reference, message, stage_kind
 from smol_file import SmolFile
 from smol_to_folder import rebuild
 
@@ -105,12 +105,31 @@ def ask_and_load(run, model, config, pictures, folder):
 
 
 @pytest.mark.parametrize("config", CONFIGS + [TINY], ids=lambda c: c.name)
-def test_tiny(config, run, tmp_path):
+def test_config(config, run, tmp_path):
     source, model, pictures = make_files(config, tmp_path)
     answer, trace = ask_and_load(run, model, config, pictures, tmp_path)
     reference = Reference(source)
     result = compare(config.name, reference, reference.inputs(config), answer, trace)
     assert golden.differences(golden.read(config.name), golden.summary(result)) == []
+
+
+@pytest.mark.parametrize("name", ["base", "words"])
+def test_chat(name, run, tmp_path):
+    """Three questions. The engine keeps what it has computed; the reference starts anew each time."""
+    config = next(c for c in CONFIGS if c.name == name)
+    source, model, pictures = make_files(config, tmp_path)
+    questions = ["What is written on the sign?", "Is it a dog?", "How many people are there?"]
+    answers = chat(run, model, pictures, questions)
+    assert len(answers) == len(questions)
+    reference, messages = Reference(source), []
+    images = [Image.fromarray(picture(*size)) for size in config.pictures]
+    for i, (question, answer) in enumerate(zip(questions, answers)):
+        messages.append(message("user", question, 0 if i else len(images)))
+        result = reference.run(reference.process_messages(images, messages, {}))
+        assert answer["prompt_tokens"] == result.ids
+        assert (answer["timings"]["reused_tokens"] > 0) == (i > 0)
+        assert check_tokens(result, answer, reference.eos_id) > 0
+        messages.append(message("assistant", answer["text"].rstrip(" \n")))
 
 
 @pytest.mark.parametrize("config", REAL_SHAPES, ids=lambda c: c.name)
