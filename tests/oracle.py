@@ -69,8 +69,11 @@ def compare_json(path, summary, write):
         with open(path, "w", encoding="utf-8", newline="\n") as f:
             f.write(to_json(summary) + "\n")
         return []
-    with open(path, encoding="utf-8") as f:
-        return golden.differences(json.load(f), summary)
+    try:
+        with open(path, encoding="utf-8") as f:
+            return golden.differences(json.load(f), summary)
+    except (OSError, ValueError, KeyError) as e:
+        return [f"{type(e).__name__}: {e}"]
 
 
 def compare_bytes(path, data, write):
@@ -78,8 +81,11 @@ def compare_bytes(path, data, write):
         with open(path, "wb") as f:
             f.write(data)
         return []
-    with open(path, "rb") as f:
-        return [] if f.read() == data else ["the bytes differ"]
+    try:
+        with open(path, "rb") as f:
+            return [] if f.read() == data else ["the bytes differ"]
+    except OSError as e:
+        return [str(e)]
 
 
 def check(config, folder, write):
