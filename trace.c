@@ -19,19 +19,17 @@ typedef struct {
 } Piece;
 
 struct Trace {
-    char *path, *scratch_path, *final_path;  // FILE, FILE.pieces.tmp, FILE.tmp
+    char *path, *final_path;  // FILE, FILE.tmp
     FILE *scratch;
     long long scratch_bytes;
     Piece *pieces;
     size_t n_pieces, cap;
 };
 
-static Trace *open_trace;  // removed by clean_up if the program ends early
+static Trace *open_trace;  // whose unfinished file is removed if the program ends early
 
 static void clean_up(void) {
-    if (!open_trace) return;
-    remove(open_trace->scratch_path);
-    remove(open_trace->final_path);
+    if (open_trace) remove(open_trace->final_path);
 }
 
 static char *join(const char *a, const char *b) {
@@ -46,11 +44,14 @@ static void check(int ok, const Trace *t) {
 
 Trace *trace_open(const char *path) {
     Trace *t = need(NULL, sizeof *t, "trace");
-    *t = (Trace){.path = join(path, ""), .scratch_path = join(path, ".pieces.tmp"), .final_path = join(path, ".tmp")};
+    *t = (Trace){.path = join(path, ""), .final_path = join(path, ".tmp")};
     struct stat info;
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) die(path, "is no regular file, and would be replaced");
-    t->scratch = fopen(t->scratch_path, "w+b");
+    char *scratch_path = join(path, ".pieces.tmp");
+    t->scratch = fopen(scratch_path, "w+b");
     check(t->scratch != NULL, t);
+    remove(scratch_path);  // it lives on without a name until it is closed, even if the program is killed
+    free(scratch_path);
     open_trace = t;
     atexit(clean_up);
     return t;
@@ -143,6 +144,5 @@ void trace_close(Trace *t) {
     }
     check(fclose(f) == 0 && rename(t->final_path, t->path) == 0, t);
     fclose(t->scratch);
-    remove(t->scratch_path);
     open_trace = NULL;
 }

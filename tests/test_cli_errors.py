@@ -310,6 +310,15 @@ def test_trace_is_removed_when_the_output_fails(program, tiny, tmp_path):
     assert result.returncode == 1 and os.listdir(tmp_path) == []
 
 
+def test_trace_of_a_killed_program(program, tiny, tmp_path):
+    process = program.start(tiny, "hi", "-n", "900", "-t", "1", "--trace", tmp_path / "t", stdout=subprocess.PIPE)
+    with process.stdout:
+        assert os.read(process.stdout.fileno(), 1)
+        process.kill()
+        process.wait()
+    assert os.listdir(tmp_path) in ([], ["t"])  # the second if it was done before
+
+
 # ---- --verify ----
 
 def test_verify_names_the_damaged_tensor(program, file, tiny):

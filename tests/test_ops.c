@@ -325,7 +325,8 @@ static void test_attention(void) {
 static void test_kv_order(void) {
     enum { N = 37, HEADS = 2, WIDTH = 6 };
     KvLayer straight = kv_new(N, HEADS, WIDTH), again = kv_new(N, HEADS, WIDTH);
-    float *k = random_floats(N * HEADS * WIDTH, 0), *v = random_floats(N * HEADS * WIDTH, 0), *junk = random_floats(HEADS * WIDTH, 0);
+    float *k = random_floats(N * HEADS * WIDTH, 0), *v = random_floats(N * HEADS * WIDTH, 0);
+    float *junk = random_floats(HEADS * WIDTH, 0);
     uint64_t n_v, n_k = kv_floats(N, HEADS, WIDTH, &n_v);
     memset(again.v, 0, n_v * sizeof *again.v);
     memset(straight.v, 0, n_v * sizeof *straight.v);
@@ -342,7 +343,8 @@ static void test_kv_order(void) {
             for (int d = 0; d < WIDTH; d++) {  // the layout that internal.h describes
                 size_t in_k = ((size_t)(h * 3 + p / LANES) * WIDTH + (size_t)d) * LANES + (size_t)(p % LANES);
                 size_t in_v = ((size_t)h * 48 + (size_t)p) * 16 + (size_t)d;
-                good = good && straight.k[in_k] == k[(p * HEADS + h) * WIDTH + d] && straight.v[in_v] == v[(p * HEADS + h) * WIDTH + d];
+                size_t given = (size_t)((p * HEADS + h) * WIDTH + d);
+                good = good && straight.k[in_k] == k[given] && straight.v[in_v] == v[given];
             }
         }
     }
