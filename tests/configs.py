@@ -2,9 +2,10 @@
 machine makes the same files.
 
 CONFIGS are nine tiny models of random weights. Within each, all dimensions differ, so that a swapped axis cannot pass;
-between them they cover what a SmolVLM file may be: 1 to 17 tiles, two pictures and none, 22 to 2100 tokens, scale factors 1 to 4,
-patches of 8 to 16 with and without pixels left over, tied and untied heads, 1 to 4 query heads to a key-value head, odd head
-sizes, vocabularies with and without tile tokens, both architectures, old and new files, f32 and bf16.
+between them they cover what a SmolVLM file may be: 1 to 17 tiles, two pictures and none, 22 to 2073 tokens, scale
+factors 1 to 4, patches of 8 to 16 with and without pixels left over, tied and untied heads, 1 to 7 query heads to a
+key-value head, head sizes that are not dim / heads, vocabularies with and without tile tokens, both architectures, old
+and new files, f32 and bf16.
 
 REAL_SHAPES have one layer of each kind in the exact dimensions of the published models, and a small vocabulary.
 """

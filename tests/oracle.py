@@ -4,8 +4,8 @@
     python tests/oracle.py --write   writes them
 
 Everything comes from PyTorch and transformers (reference.py); nothing from the engine. For each configuration of
-configs.py: tests/golden/parity_NAME.json (parity_golden.py says what is in it). For the C tests, which have no Python: a model
-file, a picture, and tiny.tsv with what the reference makes of the two.
+configs.py: tests/golden/parity_NAME.json (parity_golden.py says what is in it). For the C tests, which have no Python:
+a model file, a picture, and tiny.tsv with what the reference makes of the two.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-// test_batch.c: however a prompt is cut into batches and calls, whatever was forgotten before, with every kernel and number of
-// threads: the same logits, bit for bit. The measure is one token at a time in the plain C kernel on one thread.
+// test_batch.c: however a prompt is cut into batches and calls, whatever was forgotten before, with every kernel and
+// number of threads: the same logits, bit for bit. The measure is one token at a time in the plain C kernel.
 
 #include "tiny.h"
 
