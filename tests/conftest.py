@@ -12,6 +12,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 STRICT = "-std=c11 -ffp-contract=off -O1 -g -Wno-unknown-pragmas".split()
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all".split()
 
+# Tests that call make do not do so as a part of the make that may run them.
+for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(name, None)
+
 # One thread unless a test says otherwise: two threads that wait for a busy processor wait long.
 DEFAULTS = ["-j", "1"]
 
