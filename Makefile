@@ -3,54 +3,57 @@
 # make check    the C tests, no Python
 # make test     everything: sets up .venv with the pinned Python packages, then C tests and comparisons with transformers
 # make oracle   makes the golden files again from PyTorch and transformers; fails if they differ from what is committed
-# make debug    ./run with -O0 and the address and undefined-behaviour sanitizers
-# make clean
+# make debug    build/debug/run, with the address and undefined-behaviour sanitizers
+# make clean    removes what was built
 
 CC = cc
 CFLAGS = -O3 -g
+BUILD = build
 # -ffp-contract=off: a*b+c is fused only where the code says fmaf, so that every compiler gives the same bits.
 STRICT = -std=c11 -ffp-contract=off -Wall -Wextra -Wshadow -Wno-unknown-pragmas
 
 # Threads where the compiler has OpenMP; without it the program runs on one.
 OPENMP := $(shell printf '\043include <omp.h>\nint main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
+COMPILE = $(CC) $(STRICT) $(CFLAGS) $(OPENMP)
 
-ENGINE = support.c sha256.c ops.c quant.c kernels_avx2.c attention.c model.c engine.c vision.c decoder.c \
-         image.c png.c jpeg.c tokenizer.c
-PROGRAM = run.c options.c report.c trace.c host.c
-HEADERS = smol.h internal.h cli.h unicode.h tests/test.h
+ENGINE = support sha256 ops quant kernels_avx2 attention model engine vision decoder image png jpeg tokenizer
+PROGRAM = run options report trace host
+TESTS = $(patsubst tests/test_%.c,$(BUILD)/test_%,$(wildcard tests/test_*.c))
 
-run: $(ENGINE) $(PROGRAM) $(HEADERS)
-	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(ENGINE) $(PROGRAM) -o $@ -lm
+run: $(BUILD)/run
+	cp $< $@
+
+$(BUILD)/%.o: %.c $(wildcard *.h)
+	@mkdir -p $(BUILD)
+	$(COMPILE) -c $< -o $@
+
+$(BUILD)/run: $(ENGINE:%=$(BUILD)/%.o) $(PROGRAM:%=$(BUILD)/%.o)
+	$(COMPILE) $^ -o $@ -lm
+
+$(BUILD)/test_%: tests/test_%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
+	$(COMPILE) -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
 
 demo: run
-	./run models/demo/demo.smol -i models/demo/pictures/display.png "What does the display read?"
+	./run models/demo/demo.smol -i models/demo/pictures/display.png "What does the display show?"
 
-debug:
-	$(MAKE) -B run CFLAGS="-O0 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
-
-TESTS = $(patsubst tests/test_%.c,build/test_%,$(wildcard tests/test_*.c))
-
-build/test_%: tests/test_%.c $(ENGINE) $(HEADERS)
-	@mkdir -p build
-	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) -I. $< $(ENGINE) -o $@ -lm
-
-check: run $(TESTS)
+check: $(BUILD)/run $(TESTS)
 	tests/check.sh $(TESTS)
 
-PYTHON = .venv/bin/python
+debug:
+	$(MAKE) BUILD=build/debug CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" build/debug/run
 
-.venv/ready: requirements.txt
+.venv/ready: requirements.txt export/requirements.txt
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet -r requirements.txt
 	touch $@
 
-test: check .venv/ready
-	$(PYTHON) -m pytest -q tests
+test: check .venv/ready run
+	.venv/bin/python -m pytest -q tests
 
 oracle: .venv/ready run
-	$(PYTHON) tests/oracle.py
+	.venv/bin/python tests/oracle.py
 
 clean:
 	rm -rf run build
 
-.PHONY: demo debug check test oracle clean
+.PHONY: demo check debug test oracle clean
