@@ -1,4 +1,4 @@
-"""What the parity and bits tests share: building ./run, making model files, asking the engine."""
+"""What the parity and bits tests share: building the program, making model files, asking the engine."""
 
 import json
 import os
@@ -25,8 +25,8 @@ def call(*command, stdin=""):
 
 
 def build():
-    call("make", "run")
-    return os.path.join(ROOT, "run")
+    call("make", "build/run")
+    return os.path.join(ROOT, "build", "run")
 
 
 def make_files(config, folder):
