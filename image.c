@@ -7,8 +7,8 @@
 // SmolVLMImageProcessor (5.23, PIL backend, Pillow 12.1) to the bit. Each arrow that changes the size is a resize with
 // 8-bit results, and two or three of them follow each other; merging them would be faster, and different.
 //
-// PNG and JPEG are decoded in png.c and jpeg.c. PNM is simple enough to be decoded here. Other formats are named in the
-// error, with a command that converts them.
+// PNG, JPEG and BMP are decoded in files of their own. PNM is simple enough to be decoded here. Other formats are named in
+// the error, with a command that converts them.
 
 #include "internal.h"
 
@@ -131,7 +131,6 @@ static const struct {
     {0, 4, "GIF8", "GIF", "convert 'in.gif[0]' out.png"},
     {0, 4, "II*\0", "TIFF", "convert 'in.tif[0]' out.png"},
     {0, 4, "MM\0*", "TIFF", "convert 'in.tif[0]' out.png"},
-    {0, 2, "BM", "BMP", "convert in.bmp out.png"},
     {0, 4, "%PDF", "PDF", "pdftoppm -png -singlefile in.pdf out"},
     {0, 4, "<svg", "SVG", "rsvg-convert in.svg -o out.png"},
     {0, 5, "<?xml", "SVG", "rsvg-convert in.svg -o out.png"},
@@ -142,12 +141,13 @@ static int recognise(const uint8_t *bytes, size_t n, SmolErr *err) {
     if (n > 2 && bytes[0] == 'P' && bytes[1] >= '1' && bytes[1] <= '6' && is_space(bytes[2])) return SMOL_PNM;
     if (n >= 8 && !memcmp(bytes, "\x89PNG\r\n\x1a\n", 8)) return SMOL_PNG;
     if (n >= 3 && !memcmp(bytes, "\xff\xd8\xff", 3)) return SMOL_JPEG;
+    if (n >= 2 && !memcmp(bytes, "BM", 2)) return SMOL_BMP;
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         if (n < others[i].offset + others[i].n) continue;
         if (memcmp(bytes + others[i].offset, others[i].magic, others[i].n)) continue;
         return fail(err, SMOL_E_FORMAT, "%s is not read; convert it first: %s", others[i].name, others[i].command);
     }
-    return fail(err, SMOL_E_FORMAT, "not a picture this program reads (PNG, JPEG, PNM)");
+    return fail(err, SMOL_E_FORMAT, "not a picture this program reads (PNG, JPEG, BMP, PNM)");
 }
 
 // 2^28 pixels: 768 MB of RGB, and 3 width height still fits in 32 bits.
@@ -170,7 +170,8 @@ int smol_picture_probe(SmolPicture *p, const void *bytes, size_t n_bytes, SmolEr
         p->width = pnm.width, p->height = pnm.height;
         break;
     case SMOL_PNG: code = png_probe(bytes, n_bytes, &p->width, &p->height, err); break;
-    default: code = jpeg_probe(bytes, n_bytes, &p->width, &p->height, err);
+    case SMOL_JPEG: code = jpeg_probe(bytes, n_bytes, &p->width, &p->height, err); break;
+    default: code = bmp_probe(bytes, n_bytes, &p->width, &p->height, err);
     }
     return code ? code : check_size(p->width, p->height, err);
 }
@@ -424,6 +425,7 @@ static int room_carve(Room *r, const SmolConfig *c, const SmolPicture *p, const 
     r->n_work = larger(product(w, h, 3), product(w2, h2, 3));
     r->n_scratch = p->format == SMOL_PNG    ? png_bytes(p->bytes, p->n_bytes)
                    : p->format == SMOL_JPEG ? jpeg_bytes(p->bytes, p->n_bytes)
+                   : p->format == SMOL_BMP  ? bmp_bytes(p->bytes, p->n_bytes)
                                             : 0;
     r->n_scratch = larger(r->n_scratch, resizer_bytes(w, h, w2, h2));
     if (t->rows) {
@@ -450,6 +452,7 @@ static int decode(const SmolPicture *p, uint8_t *rgb, SmolArena scratch, SmolErr
     switch (p->format) {
     case SMOL_PNG: return png_decode(p->bytes, p->n_bytes, rgb, &scratch, err);
     case SMOL_JPEG: return jpeg_decode(p->bytes, p->n_bytes, rgb, &scratch, err);
+    case SMOL_BMP: return bmp_decode(p->bytes, p->n_bytes, rgb, &scratch, err);
     default: return pnm_decode(p->bytes, p->n_bytes, rgb, err);
     }
 }

@@ -29,19 +29,22 @@ static inline int round_up(int n, int multiple) { return (n + multiple - 1) / mu
 
 static inline float *row_of(float *x, int i, int ld) { return x + (size_t)i * (size_t)ld; }
 
-// ---- image codecs: png.c, jpeg.c ----
+// ---- image codecs: png.c, jpeg.c, bmp.c ----
 
 // Reads width and height from a file that starts with the format's signature.
 int png_probe(const uint8_t *bytes, size_t n, int *width, int *height, SmolErr *err);
 int jpeg_probe(const uint8_t *bytes, size_t n, int *width, int *height, SmolErr *err);
+int bmp_probe(const uint8_t *bytes, size_t n, int *width, int *height, SmolErr *err);
 
 // Arena bytes that decoding a probed file of this size needs, beyond the pixels.
 size_t png_bytes(const uint8_t *bytes, size_t n);
 size_t jpeg_bytes(const uint8_t *bytes, size_t n);
+size_t bmp_bytes(const uint8_t *bytes, size_t n);
 
 // rgb: (height, width, 3), as Pillow's convert("RGB") gives it.
 int png_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch, SmolErr *err);
 int jpeg_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch, SmolErr *err);
+int bmp_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch, SmolErr *err);
 
 // ---- tokenizer.c ----
 

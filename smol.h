@@ -120,7 +120,7 @@ int smol_verify(const SmolModel *m, int i, SmolErr *err);
 
 // ---- pictures ----
 
-enum { SMOL_PNM = 1, SMOL_PNG, SMOL_JPEG };
+enum { SMOL_PNM = 1, SMOL_PNG, SMOL_JPEG, SMOL_BMP };
 
 // What the first bytes of a picture say. Nothing is decoded.
 typedef struct {
@@ -145,7 +145,7 @@ typedef struct {
     const uint8_t *global;  // (tile_size, tile_size, 3)
 } SmolTiles;
 
-// Recognises PNM, PNG and JPEG, reads width and height. Other formats are named in the error.
+// Recognises PNM, PNG, JPEG and BMP, reads width and height. Other formats are named in the error.
 int smol_picture_probe(SmolPicture *p, const void *bytes, size_t n_bytes, SmolErr *err);
 
 // split 0: only the view of the whole picture.

@@ -1,6 +1,6 @@
-// decode_picture.c: a PNG or JPEG file in; "width height" and raw RGB out, or one error line and exit status 1.
+// decode_picture.c: a PNG, JPEG or BMP file in; "width height" and raw RGB out, or one error line and exit status 1.
 
-#include "../internal.h"
+#include "codecs.h"
 #include "test.h"
 
 int main(int argc, char **argv) {
@@ -12,18 +12,19 @@ int main(int argc, char **argv) {
     memcpy(bytes, file, n);
     free(file);
 
-    int is_png = n > 0 && bytes[0] == 0x89, width = 0, height = 0;
+    const Codec *codec = codec_of(bytes, n);
+    int width = 0, height = 0;
     SmolErr err = {0};
-    int code = (is_png ? png_probe : jpeg_probe)(bytes, n, &width, &height, &err);
+    int code = codec->probe(bytes, n, &width, &height, &err);
     SmolArena scratch = {0};
     uint8_t *rgb = NULL;
     size_t n_rgb = (size_t)width * (size_t)height * 3;
     if (code == 0) {
-        scratch.size = (is_png ? png_bytes : jpeg_bytes)(bytes, n);
+        scratch.size = codec->scratch(bytes, n);
         scratch.base = aligned_alloc(64, (scratch.size + 63) & ~(size_t)63);
         rgb = malloc(n_rgb);
         if (!scratch.base || !rgb) return fprintf(stderr, "out of memory\n"), 1;
-        code = (is_png ? png_decode : jpeg_decode)(bytes, n, rgb, &scratch, &err);
+        code = codec->decode(bytes, n, rgb, &scratch, &err);
     }
     if (code == 0) {
         printf("%d %d\n", width, height);

@@ -1,9 +1,9 @@
-"""Writes tests/golden/pictures/ and pictures.tsv: small PNG and JPEG files, and what Pillow makes of them.
+"""Writes tests/golden/pictures/ and pictures.tsv: small PNG, JPEG and BMP files, and what Pillow makes of them.
 
 Run from the repository root with Pillow 12.1.1: python tests/make_pictures.py
 Each line of the table: name, width, height, SHA-256 of the RGB bytes; or name and "error". Never from our output.
-PNG files are assembled here, chunk by chunk, because Pillow cannot write most of the variants; JPEG files come from
-Pillow's encoder, some with a few bytes changed afterwards.
+PNG and BMP files are assembled here, chunk by chunk and field by field, because Pillow cannot write most of the
+variants; JPEG files come from Pillow's encoder, some with a few bytes changed afterwards.
 """
 
 import hashlib
@@ -294,6 +294,160 @@ def jpeg_damage():
     yield "jpeg_wrong_signature", b"\xff\xd9" + b[2:]
 
 
+# ---- BMP ----
+
+
+def grays(n):
+    """Entries of a palette that Pillow takes for a gray picture."""
+    return b"".join(bytes([i & 255] * 3 + [0]) for i in ((0, 255) if n == 2 else range(n)))
+
+
+def bmp(bits, width=13, height=11, size=40, compression=0, colours=b"", n_colours=None, masks=b"", data=None, gap=b"",
+        offset=None, tail=b""):
+    """A file with a header of this size. colours: the palette; masks: what follows the first 40 bytes of the header."""
+    if size == 12:
+        header = struct.pack("<IHHHH", size, width, height, 1, bits)
+    else:
+        n_colours = len(colours) // 4 if n_colours is None else n_colours
+        header = struct.pack("<IiiHHIIiiII", size, width, height, 1, bits, compression, 0, 2835, 2835, n_colours, 0)
+        header += masks + bytes(max(0, size - 40 - len(masks)))
+    if data is None:
+        data = bytes(rng.randrange(256) for _ in range((width * bits + 31) // 32 * 4 * abs(height)))
+    offset = 14 + len(header) + len(colours) + len(gap) if offset is None else offset
+    return struct.pack("<2sIII", b"BM", 0, 0, offset) + header + colours + gap + data + tail
+
+
+def noise(n):
+    return bytes(rng.randrange(256) for _ in range(n))
+
+
+def bmp_pictures():
+    for bits in (1, 4, 8):
+        n = 1 << bits
+        yield f"bmp_{bits}", bmp(bits, colours=noise(4 * n))
+        yield f"bmp_{bits}_down", bmp(bits, height=-11, colours=noise(4 * n))
+        yield f"bmp_{bits}_core", bmp(bits, size=12, colours=noise(3 * n))
+        yield f"bmp_{bits}_v5", bmp(bits, size=124, colours=noise(4 * n))
+        yield f"bmp_{bits}_few", bmp(bits, colours=noise(4 * (n // 2 + 1)))
+        yield f"bmp_{bits}_no_count", bmp(bits, colours=noise(4 * n), n_colours=0)
+        yield f"bmp_{bits}_no_palette", bmp(bits, n_colours=n)
+        yield f"bmp_{bits}_gray", bmp(bits, width=4, colours=grays(n))
+        three = b"".join(grays(n)[4 * i : 4 * i + 3] for i in range(n))
+        yield f"bmp_{bits}_gray_core", bmp(bits, width=4, size=12, colours=three)
+        yield f"bmp_{bits}_black_white", bmp(bits, colours=grays(2))
+        yield f"bmp_{bits}_white_black", bmp(bits, colours=grays(2)[::-1])
+        for width in (1, 7, 8, 9, 32, 33):
+            yield f"bmp_{bits}_{width}x2", bmp(bits, width, 2, colours=noise(4 * n))
+    for bits in (16, 24, 32):
+        yield f"bmp_{bits}", bmp(bits)
+        yield f"bmp_{bits}_down", bmp(bits, height=-11)
+        yield f"bmp_{bits}_core", bmp(bits, size=12)
+        yield f"bmp_{bits}_palette", bmp(bits, colours=noise(40))
+        yield f"bmp_{bits}_1x1", bmp(bits, 1, 1)
+    yield "bmp_4_gray_wide", bmp(4, colours=grays(16))
+    yield "bmp_8_gray_64", bmp(8, colours=grays(64))
+    yield "bmp_8_gray_300", bmp(8, colours=grays(300))
+    yield "bmp_8_one_gray", bmp(8, colours=grays(1))
+    yield "bmp_8_nearly_gray", bmp(8, colours=grays(255) + b"\xff\xff\xfe\0")
+    for size in (52, 56, 64, 108):
+        yield f"bmp_8_header{size}", bmp(8, size=size, colours=noise(1024))
+        yield f"bmp_32_header{size}", bmp(32, size=size)
+    for mode in ("1", "L", "P", "RGB", "RGBA"):
+        out = io.BytesIO()
+        photo(13, 11).convert(mode).save(out, "BMP")
+        yield f"bmp_pillow_{mode.lower()}", out.getvalue()
+
+
+def bmp_bitfields():
+    layouts = {16: ["f800 7e0 1f 0", "7c00 3e0 1f 0", "7c00 3e0 1f 8000", "f00 f0 f 0"],
+               24: ["ff0000 ff00 ff 0", "ff ff00 ff0000 0"],
+               32: ["ff0000 ff00 ff 0", "ff0000 ff00 ff ff000000", "ff ff00 ff0000 ff000000", "ff ff00 ff0000 0",
+                    "ff000000 ff0000 ff00 0", "ff000000 ff0000 ff00 ff", "ff000000 ff00 ff 0",
+                    "ff000000 ff00 ff ff0000", "0 0 0 0", "0 0 0 ff", "3ff00000 ffc00 3ff 0"],
+               8: ["ff0000 ff00 ff 0"]}
+    for bits, lines in layouts.items():
+        for i, line in enumerate(lines):
+            masks = struct.pack("<4I", *(int(m, 16) for m in line.split()))
+            for size in (40, 52, 124):
+                masks_here = masks[:12] if size < 56 else masks
+                yield f"bmp_{bits}_fields{i}_header{size}", bmp(bits, 4, 3, size, 3, masks=masks_here)
+    yield "bmp_fields_cut", bmp(16, 4, 3, 40, 3, data=b"")[:60]
+
+
+def bmp_runs():
+    p = noise(1024)
+    one_row = bytes([5, 7, 0, 0])
+    streams = {  # of a picture 5 x 3
+        "plain": one_row * 3 + b"\0\1",
+        "no_row_ends": bytes([5, 1, 5, 2, 5, 3]),
+        "two_rows_at_once": bytes([10, 1, 0, 0, 5, 2, 0, 0, 5, 3]),
+        "short_rows": bytes([2, 0x12, 0, 0, 3, 0x34, 0, 0, 1, 0x56, 0, 0]),
+        "empty_row": bytes([5, 1, 0, 0, 0, 0, 5, 1, 0, 0, 5, 2, 0, 1]),
+        "absolute4": bytes([0, 4, 0x12, 0x34, 0x56, 0x78, 1, 9, 0, 0]) * 3,
+        "absolute5": bytes([0, 5, 0x12, 0x34, 0x56, 0x78, 0x9A, 0, 0, 0]) * 3,
+        "absolute3": bytes([0, 3, 0x12, 0x34, 0x56, 0, 2, 0x78, 0, 0]) * 3,
+        "absolute_long": bytes([0, 15, *range(16, 31), 0]),
+        "absolute_cut": bytes([5, 1, 5, 2, 0, 9, 1, 2, 3]),
+        "absolute_cut_enough": bytes([5, 1, 5, 2, 0, 9, 1, 2, 3, 4, 5]),
+        "jump": bytes([1, 1, 0, 2, 2, 1, 5, 5]) + bytes([5, 2]) * 3,
+        "jump_wide": bytes([1, 1, 0, 2, 0, 0, 200, 0]),
+        "jump_far": bytes([0, 2, 1, 1, 255, 255]),
+        "jump_cut": bytes([5, 1, 5, 2, 0, 2, 1]),
+        "jump_cut_later": bytes([5, 1, 5, 2, 0, 2, 1, 1, 2]),
+        "early_end": bytes([5, 1, 0, 0, 2, 2, 0, 1]) + one_row * 3,
+        "cut": bytes([5, 1, 5, 2, 5]),
+        "nothing": b"",
+        "more": one_row * 5,
+    }
+    for name, data in streams.items():
+        yield f"bmp_rle8_{name}", bmp(8, 5, 3, compression=1, colours=p, data=data)
+        yield f"bmp_rle8_odd_{name}", bmp(8, 5, 3, compression=1, colours=p, data=data, gap=b"\0")
+        yield f"bmp_rle4_{name}", bmp(4, 5, 3, compression=2, colours=p[:64], data=data)
+    plain = streams["plain"]
+    yield "bmp_rle8_down", bmp(8, 5, -3, compression=1, colours=p, data=bytes([5, 1, 5, 2, 5, 3]))
+    yield "bmp_rle8_gray", bmp(8, 5, 3, compression=1, colours=grays(256), data=plain)
+    yield "bmp_rle4_gray", bmp(4, 5, 3, compression=2, colours=grays(16), data=plain)
+    yield "bmp_rle8_black_white", bmp(8, 5, 3, compression=1, colours=grays(2), data=plain)
+    yield "bmp_rle8_bits4", bmp(4, 5, 3, compression=1, colours=p[:64], data=plain)
+    yield "bmp_rle4_bits8", bmp(8, 5, 3, compression=2, colours=p, data=plain)
+    yield "bmp_rle8_bits1", bmp(1, 5, 3, compression=1, colours=p[:8], data=plain)
+    yield "bmp_rle8_bits24", bmp(24, 5, 3, compression=1, data=plain)
+    yield "bmp_rle8_palette300", bmp(8, 5, 3, compression=1, colours=noise(1200), data=plain)
+
+
+def bmp_damage():
+    p = noise(1024)
+    yield "bmp_gap", bmp(8, colours=p, gap=b"gap")
+    yield "bmp_offset0", bmp(8, colours=p, offset=0)
+    yield "bmp_offset0_24", bmp(24, offset=0)
+    yield "bmp_offset0_fields", bmp(16, 4, 3, 40, 3, masks=struct.pack("<3I", 0xF800, 0x7E0, 0x1F), offset=0)
+    yield "bmp_offset_in_header", bmp(24, offset=20)
+    yield "bmp_offset_far", bmp(24, offset=2**32 - 1)
+    yield "bmp_header_says_no_palette", bmp(8, colours=p, offset=54)
+    yield "bmp_core_says_no_palette", bmp(1, size=12, colours=p[:6], offset=26, tail=b"abc")
+    yield "bmp_bytes_after", bmp(8, colours=p, tail=b"more")
+    yield "bmp_no_last_padding", bmp(24, 13, 11)[:-1]
+    yield "bmp_cut_24", bmp(24, 13, 11)[:-2]
+    yield "bmp_cut_palette", bmp(8, 5, 3, colours=p, offset=100)[:200]
+    yield "bmp_cut_gray", bmp(8, 5, 3, colours=grays(256), offset=100)[: 54 + 1023]
+    yield "bmp_cut_gray_more", bmp(8, 5, 3, colours=grays(256), offset=100)[: 54 + 1022]
+    for n in (2, 14, 17, 18, 40, 53, 54):
+        yield f"bmp_cut{n}", bmp(24)[:n]
+    for n in (257, 300, 65536, 65537, 2**32 - 1):
+        yield f"bmp_palette{n}", bmp(8, 5, 3, colours=p, n_colours=n)
+    yield "bmp_palette257_here", bmp(8, 5, 3, colours=noise(4 * 257))
+    for bits in (0, 2, 3, 15, 64):
+        yield f"bmp_bits{bits}", bmp(bits, colours=noise(64))
+    for size in (0, 4, 16, 36, 44, 60, 128):
+        yield f"bmp_header{size}", bmp(24, size=size)
+    for n in (4, 5, 6, 11):
+        yield f"bmp_compression{n}", bmp(24, compression=n)
+    huge, deepest = 2**31 - 1, -(2**24)
+    for width, height in [(0, 3), (3, 0), (-3, 3), (huge, huge), (1, deepest + 1), (1, deepest), (1, deepest - 1)]:
+        yield f"bmp_{width}x{height}", bmp(24, width, height, data=bytes(48))
+    yield "bmp_wrong_signature", b"BN" + bmp(24)[2:]
+
+
 # ---- the table ----
 
 
@@ -311,9 +465,11 @@ def main():
     folder = GOLDEN / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for source in (png_pictures, png_streams, jpeg_pictures, jpeg_turned, jpeg_damage):
+    sources = [png_pictures, png_streams, jpeg_pictures, jpeg_turned, jpeg_damage]
+    sources += [bmp_pictures, bmp_bitfields, bmp_runs, bmp_damage]
+    for source in sources:
         for name, data in source():
-            name += ".png" if source in (png_pictures, png_streams) else ".jpg"
+            name += {"png": ".png", "jpe": ".jpg", "bmp": ".bmp"}[name[:3]]
             (folder / name).write_bytes(data)
             lines.append(f"{name}\t{reference(bytes(data))}\n")
     (GOLDEN / "pictures.tsv").write_text("".join(lines))

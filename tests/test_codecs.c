@@ -1,7 +1,7 @@
-// test_codecs.c: PNG and JPEG against what Pillow made of the same files (golden/pictures.tsv), and against damage.
-// Run from the repository root.
+// test_codecs.c: PNG, JPEG and BMP against what Pillow made of the same files (golden/pictures.tsv), and against
+// damage. Run from the repository root.
 
-#include "../internal.h"
+#include "codecs.h"
 #include "test.h"
 
 typedef struct {
@@ -13,10 +13,10 @@ typedef struct {
 // Decodes within exactly the scratch that was planned; missing: so many bytes fewer.
 static Decoded decode(const uint8_t *bytes, size_t n, size_t missing) {
     Decoded d = {0};
-    int is_png = n > 0 && bytes[0] == 0x89;
-    d.code = (is_png ? png_probe : jpeg_probe)(bytes, n, &d.width, &d.height, &d.err);
+    const Codec *codec = codec_of(bytes, n);
+    d.code = codec->probe(bytes, n, &d.width, &d.height, &d.err);
     if (d.code != 0) return d;
-    size_t n_rgb = (size_t)d.width * (size_t)d.height * 3, need = (is_png ? png_bytes : jpeg_bytes)(bytes, n);
+    size_t n_rgb = (size_t)d.width * (size_t)d.height * 3, need = codec->scratch(bytes, n);
     if (n_rgb > 1 << 26 || need > 1 << 26) {  // damage made a picture that is only big
         d.code = fail(&d.err, SMOL_E_MEMORY, "too big for this test");
         return d;
@@ -24,7 +24,7 @@ static Decoded decode(const uint8_t *bytes, size_t n, size_t missing) {
     SmolArena scratch = {.size = need > missing ? need - missing : 0};
     scratch.base = aligned_alloc(64, (scratch.size + 64) & ~(size_t)63);
     d.rgb = malloc(n_rgb);
-    d.code = (is_png ? png_decode : jpeg_decode)(bytes, n, d.rgb, &scratch, &d.err);
+    d.code = codec->decode(bytes, n, d.rgb, &scratch, &d.err);
     free(scratch.base);
     return d;
 }
@@ -81,7 +81,7 @@ static void check_damage(uint8_t *bytes, size_t n, int n_rounds) {
 
 // Less memory than planned is an error, never a write past the end.
 static void check_memory(const uint8_t *bytes, size_t n) {
-    if (try_decode(bytes, n, 0) != 0) return;
+    if (try_decode(bytes, n, 0) != 0 || codec_of(bytes, n)->scratch(bytes, n) == 0) return;
     for (size_t missing = 256; missing < 100000; missing *= 3)
         CHECK(try_decode(bytes, n, missing) == SMOL_E_MEMORY, "%zu bytes fewer", missing);
 }
@@ -127,6 +127,9 @@ int main(int argc, char **argv) {
     check_message("png_bad_adler.png", "PNG: damaged data: the Adler-32 checksum does not match");
     check_message("jpeg_truncated.jpg", "JPEG: the file ends within MCU row 2 of 3");
     check_message("jpeg_lossless.jpg", "JPEG: lossless coding is not supported; convert with: djpeg | cjpeg");
+    check_message("bmp_cut_24.bmp", "BMP: cut off: 13 x 11 pixels are not in 492 bytes");
+    check_message("bmp_rle8_early_end.bmp", "BMP: the run-length codes end early, in row 2 of 3");
+    check_message("bmp_bits2.bmp", "BMP: 2 bits per pixel are not supported");
     check_message("jpeg_12bit.jpg", "JPEG: 12 bits per sample are not supported, only 8");
     return test_end("test_codecs");
 }

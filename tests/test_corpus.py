@@ -1,4 +1,4 @@
-"""Every PNG and JPEG file of a picture corpus, decoded by png.c and jpeg.c and by Pillow: pixels equal, or both refuse.
+"""Every PNG, JPEG and BMP file of a picture corpus, decoded by us and by Pillow: pixels equal, or both refuse.
 
 The corpus is the folder images/ under $SMOL_ASSETS (default: ../shared/assets beside the repository); it is third-party
 data and not part of the repository. Without it the test is skipped. What is known to differ is listed below.
@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 IMAGES = pathlib.Path(os.environ.get("SMOL_ASSETS", REPO.parent / "shared" / "assets")) / "images"
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")
 
 # By the start of our error line: files that Pillow reads and we do not.
 REFUSED = {"JPEG: arithmetic coding": "not supported; about 20 files of the corpus, nearly all of them damage"}
@@ -42,7 +42,7 @@ KNOWN = {
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
     binary = tmp_path_factory.mktemp("corpus") / "decode_picture"
-    sources = ["tests/decode_picture.c", "png.c", "jpeg.c", "support.c"]
+    sources = ["tests/decode_picture.c", "png.c", "jpeg.c", "bmp.c", "support.c"]
     sanitize = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     command = [os.environ.get("CC", "cc"), "-std=c11", "-O1", *sanitize, "-o", str(binary), *sources]
     subprocess.run(command, cwd=REPO, check=True)
@@ -51,7 +51,7 @@ def decoder(tmp_path_factory):
 
 def by_pillow(data):
     try:
-        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "MPO"))
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP"))
         rgb = (image if image.format == "PNG" else ImageOps.exif_transpose(image)).convert("RGB")
     except Exception as e:
         return None, f"{type(e).__name__}: {e}"
@@ -61,7 +61,7 @@ def by_pillow(data):
 def by_us(decoder, path):
     run = subprocess.run([str(decoder), str(path)], capture_output=True)
     error = run.stderr.decode(errors="replace").strip()
-    if run.returncode == 1 and error.startswith(("PNG: ", "JPEG: ")) and "\n" not in error:
+    if run.returncode == 1 and error.startswith(("PNG: ", "JPEG: ", "BMP: ")) and "\n" not in error:
         return None, error
     assert run.returncode == 0, f"{path}: exit status {run.returncode}: {error[-1000:]}"
     size, _, pixels = run.stdout.partition(b"\n")

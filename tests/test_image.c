@@ -291,13 +291,13 @@ static void test_formats(void) {
         {6, "GIF89a", "GIF is not read; convert it first: convert"},
         {4, "II*\0", "TIFF"},
         {4, "MM\0*", "TIFF is not read; convert it first: convert"},
-        {6, "BM6\0\0\0", "BMP"},
+        {6, "BM6\0\0\0", "BMP: the file ends within the header"},
         {8, "%PDF-1.7", "PDF is not read; convert it first: pdftoppm"},
         {5, "<svg ", "SVG is not read; convert it first: rsvg-convert"},
         {7, "\x89PNG\r\n\x1a", "not a picture"},
         {2, "\xff\xd8", "not a picture"},
         {2, "P6", "not a picture"},
-        {3, "P7\n", "not a picture this program reads (PNG, JPEG, PNM)"},
+        {3, "P7\n", "not a picture this program reads (PNG, JPEG, BMP, PNM)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         SmolPicture p;
