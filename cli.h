@@ -15,7 +15,7 @@ typedef struct {
     const char *model, *prompt, *system, *trace, *kernel;
     const char *images[MAX_IMAGES];
     int n_images;
-    int n_tokens, context, threads;  // context 0: as long as the prompt and the answer need
+    int n_tokens, context, threads, max_tiles;  // max_tiles 0: no bound; context 0: as long as the prompt and the answer need
     float temperature, top_p;
     int top_k;
     uint64_t seed;

@@ -18,9 +18,10 @@ static const char help[] =
     "  run smolvlm2-256m.smol -i cat.jpg               no PROMPT: a chat; /image FILE adds a picture\n"
     "\n"
     "input\n"
-    "  -i, --image FILE      picture (PNG, JPEG, PNM), repeatable, in order; - reads standard input\n"
+    "  -i, --image FILE      picture (PNG, JPEG, BMP, PNM), repeatable, in order; - reads standard input\n"
     "  -s, --system TEXT     system prompt\n"
     "      --no-tiling       only the view of the whole picture: faster, less detail\n"
+    "      --max-tiles N     at most N tiles for each picture: the largest size that needs no more\n"
     "      --raw             no chat template: the prompt as it is\n"
     "      --special         with --raw: control tokens such as <|im_start|> are recognised in the prompt\n"
     "answer\n"
@@ -148,6 +149,7 @@ int options_parse(Options *o, int argc, char **argv) {
         {"--image", "-i", .text = &image},
         {"--system", "-s", .text = &o->system},
         {"--no-tiling", NULL, .flag = &o->no_tiling},
+        {"--max-tiles", NULL, .number = &o->max_tiles, .min = 1},
         {"--raw", NULL, .flag = &o->raw},
         {"--special", NULL, .flag = &o->special},
         {"--tokens", "-n", .number = &o->n_tokens, .min = 1},

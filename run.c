@@ -91,10 +91,22 @@ static size_t pixel_bytes(const SmolConfig *c) {
     return (size_t)3 * (size_t)c->tile_size * (size_t)c->tile_size * sizeof(float);
 }
 
+// The reference's tiling. --max-tiles takes the largest longest_edge, a multiple of the tile, whose tiles are few enough.
+static int choose_tiling(const Session *s, const SmolPicture *p, SmolTiling *t, SmolErr *err) {
+    SmolConfig c = s->model.config;
+    int split = c.do_image_splitting && !s->opt.no_tiling;
+    int code = smol_picture_tiling(&c, p->width, p->height, split, t, err);
+    while (!code && split && s->opt.max_tiles && t->n_tiles > s->opt.max_tiles && c.longest_edge > c.tile_size) {
+        c.longest_edge = (c.longest_edge - 1) / c.tile_size * c.tile_size;
+        code = smol_picture_tiling(&c, p->width, p->height, split, t, err);
+    }
+    return code;
+}
+
 // Reads and probes a picture. Returns 0, or -1 with err filled.
 static int add_picture(Session *s, const char *name, SmolErr *err) {
     const SmolConfig *c = &s->model.config;
-    int i = s->n_pictures, split = c->do_image_splitting && !s->opt.no_tiling;
+    int i = s->n_pictures;
     if (i == MAX_IMAGES) {
         snprintf(err->text, sizeof err->text, "too many pictures, the most is %d", MAX_IMAGES);
         return -1;
@@ -102,7 +114,7 @@ static int add_picture(Session *s, const char *name, SmolErr *err) {
     size_t n;
     const uint8_t *bytes = load_file(name, &n, err);
     if (!bytes || smol_picture_probe(&s->pictures[i], bytes, n, err) ||
-        smol_picture_tiling(c, s->pictures[i].width, s->pictures[i].height, split, &s->tilings[i], err)) {
+        choose_tiling(s, &s->pictures[i], &s->tilings[i], err)) {
         return -1;
     }
     size_t work = smol_picture_bytes(c, &s->pictures[i], &s->tilings[i]) + pixel_bytes(c);

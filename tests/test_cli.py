@@ -196,6 +196,17 @@ def test_control_tokens_count_only_where_they_may(program, tiny):
     assert ids(program, tiny, b"caf\xe9") == ids(program, tiny, "caf\ufffd")
 
 
+def test_max_tiles(program, tiny, picture, tmp_path):
+    """The largest size of 36 k pixels that needs no more tiles: k x k of a square, and the whole view if k > 1."""
+    for most, edge in ((1, 36), (2, 36), (4, 36), (5, 72), (9, 72), (10, 108), (16, 108), (17, 144), (99, 144)):
+        tiles = ask(program, tiny, "?", "-i", picture, "-n", "1", "--max-tiles", most)["tiles"][0]
+        assert tiles["resized"] == [edge, edge] and tiles["tiles"] == {36: 1, 72: 5, 108: 10, 144: 17}[edge], most
+    other = tmp_path / "wide.ppm"
+    other.write_bytes(ppm(90, 30, seed=5))
+    both = ask(program, tiny, "?", "-i", picture, "-i", other, "-n", "1", "--max-tiles", "6")["tiles"]
+    assert [t["tiles"] for t in both] == [5, 4]  # for each: 2 x 2 and 1 x 3, with the whole view
+
+
 def test_pictures(program, tiny, picture, tmp_path):
     image = read_header(tiny, 232)
     other = tmp_path / "wide.ppm"
@@ -209,6 +220,8 @@ def test_pictures(program, tiny, picture, tmp_path):
     assert piped["logits_sha256"] == two["logits_sha256"]
     whole = ask(program, tiny, "Which?", "-i", picture, "-i", other, "-n", "5", "--no-tiling")
     assert [t["tokens"] for t in whole["tiles"]] == [4, 4] and whole["prompt_tokens"].count(image) == 8
+    marked = ask(program, tiny, "First <image>, then <image>.", "-i", picture, "-i", other, "-n", "5")
+    assert [t["tokens"] for t in marked["tiles"]] == [68, 36] and marked["prompt_tokens"].count(image) == 104
     raw = ask(program, tiny, "Which?", "-i", picture, "--raw", "-n", "5")
     assert raw["prompt_tokens"].count(image) == 68
 
