@@ -16,7 +16,7 @@ STRICT = -std=c11 -ffp-contract=off -Wall -Wextra -Wshadow -Wno-unknown-pragmas
 OPENMP := $(shell printf '\043include <omp.h>\nint main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(OPENMP)
 
-ENGINE = support sha256 ops quant kernels_avx2 attention model engine vision decoder image png jpeg bmp tokenizer
+ENGINE = support sha256 ops quant kernels_avx2 attention model engine vision decoder image png jpeg bmp exif tokenizer
 PROGRAM = run options report trace host
 TESTS = $(patsubst tests/test_%.c,$(BUILD)/test_%,$(wildcard tests/test_*.c))
 

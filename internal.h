@@ -46,6 +46,20 @@ int png_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch,
 int jpeg_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch, SmolErr *err);
 int bmp_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch, SmolErr *err);
 
+// ---- exif.c: how the camera was held ----
+
+// 1 .. 8, of which 1 is upright and stands for what has no meaning; 0 when nothing is said.
+int exif_orientation(const uint8_t *bytes, size_t n);
+int xmp_orientation(const uint8_t *text, size_t n);
+
+// Where a turned picture goes: pixel (x, y) of a file is at byte first + x * right + y * down.
+typedef struct {
+    ptrdiff_t first, right, down;
+} Turn;
+
+// width, height: as in the file; those of the turned picture are exchanged from orientation 5 on.
+Turn turn_of(int orientation, int width, int height);
+
 // ---- tokenizer.c ----
 
 // Checks the tokenizer section and fills v.

@@ -5,8 +5,8 @@
 // takes that of libjpeg-turbo's defaults (the accurate integer DCT, triangle upsampling, 16-bit fixed-point colours),
 // so that the pixels equal Pillow 12.1's ImageOps.exif_transpose and convert("RGB"). As there, damaged entropy data are
 // not an error: decoding goes on at the next restart marker; a file that breaks off is one. Refused: arithmetic coding,
-// 12 bits, lossless and hierarchical files. Ignored: colour profiles, thumbnails, the orientation in XMP; and libjpeg's
-// smoothing of progressive files whose last scans are missing is not done.
+// 12 bits, lossless and hierarchical files. Ignored: colour profiles, thumbnails. Not done: libjpeg's smoothing of
+// progressive files whose last scans are missing.
 
 #include "internal.h"
 
@@ -32,7 +32,7 @@ typedef struct {
 
 typedef struct {
     int width, height, progressive;
-    int orientation;  // 1 .. 8, of Exif
+    int orientation;  // 1 .. 8, see exif.c
     int max_h, max_v, mcus_x, mcus_y;
     int n;
     Component comp[4];
@@ -128,52 +128,32 @@ static int is_sof(int marker) { return (marker & 0xf0) == SOF0 && (marker % 4 !=
 
 static int is_rst(int marker) { return (marker & 0xf8) == RST0; }
 
-static unsigned get_exif(const uint8_t *p, int n, int big_endian) {
-    unsigned v = 0;
-    for (int i = 0; i < n; i++) v = v << 8 | p[big_endian ? i : n - 1 - i];
-    return v;
-}
-
-// How the camera was held, from the first directory of an Exif segment (TIFF 6.0, section 2): 1 .. 8, or 0: not said.
-static int read_orientation(const uint8_t *data, int n) {
-    static const uint8_t sizes[14] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4};  // of the types
-    if (n < 14 || memcmp(data, "Exif\0", 6) != 0) return 0;
-    const uint8_t *tiff = data + 6;
-    n -= 6;
-    int big = memcmp(tiff, "MM\0*", 4) == 0;
-    if (!big && memcmp(tiff, "II*", 4) != 0) return 0;
-    unsigned at = get_exif(tiff + 4, 4, big), orientation = 0;
-    if (at > (unsigned)n - 2) return 0;
-    unsigned n_entries = get_exif(tiff + at, 2, big);
-    for (at += 2; n_entries && at + 12 <= (unsigned)n; n_entries--, at += 12) {  // tag, type, number, value or offset
-        unsigned type = get_exif(tiff + at + 2, 2, big), value = get_exif(tiff + at + 8, 4, big);
-        uint64_t size = (uint64_t)get_exif(tiff + at + 4, 4, big) * (type < 14 ? sizes[type] : 0);
-        if (size > 4 && value + size > (unsigned)n) break;  // Pillow reads no further either
-        if (get_exif(tiff + at, 2, big) != 0x0112 || size > 4) continue;
-        if (type == 3 && size) orientation = get_exif(tiff + at + 8, 2, big);
-        if (type == 4 && size) orientation = value;
-    }
-    return orientation <= 8 ? (int)orientation : 0;
-}
-
-// All that a plan of memory needs: the frame header, and the first Exif segment, which may come behind it.
+// All that a plan of memory needs: the frame header, and the orientation, which may come behind it: in the first Exif
+// segment, or else in the last one of XMP.
 static int find_frame(Frame *f, const uint8_t *bytes, size_t n, SmolErr *err) {
     if (n < 3 || memcmp(bytes, "\xff\xd8\xff", 3) != 0) return fail(err, SMOL_E_FORMAT, "JPEG: no JPEG signature");
     memset(f, 0, sizeof *f);
-    int has_exif = 0;
+    static const char xap[] = "http://ns.adobe.com/xap/1.0/";  // with the zero at its end
+    int has_exif = 0, exif = 0, xmp = 0;
     for (size_t at = 2;;) {
         int marker = next_marker(bytes, n, &at), n_data = 0;
         const uint8_t *data = NULL;
-        if (marker == SOS && f->n) return 0;
+        if (marker == SOS && f->n) {
+            f->orientation = exif ? exif : xmp ? xmp : 1;
+            return 0;
+        }
         if (marker < 0 || marker == EOI || marker == SOS)
             return fail(err, SMOL_E_FORMAT, "JPEG: there is no %s", f->n ? "scan" : "frame header");
         if (is_rst(marker)) continue;
         if (read_segment(bytes, n, &at, &data, &n_data, err) != 0) return err->code;
         if (is_sof(marker) && f->n) return fail(err, SMOL_E_FORMAT, "JPEG: a second frame header");
         if (is_sof(marker) && read_sof(f, marker, data, n_data, err) != 0) return err->code;
-        if (marker != APP1 || has_exif || n_data < 6 || memcmp(data, "Exif\0", 6) != 0) continue;
-        has_exif = 1;
-        f->orientation = read_orientation(data, n_data);
+        if (marker == APP1 && !has_exif && n_data >= 6 && memcmp(data, "Exif\0", 6) == 0) {
+            has_exif = 1;
+            exif = exif_orientation(data, (size_t)n_data);
+        } else if (marker == APP1 && n_data >= (int)sizeof xap && memcmp(data, xap, sizeof xap) == 0) {
+            xmp = xmp_orientation(data + sizeof xap, (size_t)n_data - sizeof xap);
+        }
     }
 }
 
@@ -779,25 +759,6 @@ static void convert_row(const Jpeg *j, const uint8_t *const in[4], uint8_t *rgb)
 
 // ---- pictures ----
 
-// Puts row y of the frame where the orientation wants it: 5 to 8 exchange rows and columns; then the picture is
-// mirrored left to right, top to bottom, or both.
-static void put_turned(const Frame *f, int y, const uint8_t *row, uint8_t *rgb) {
-    int turned = f->orientation >= 5, kind = (f->orientation - 1) & 3;
-    int out_width = turned ? f->height : f->width, out_height = turned ? f->width : f->height;
-    int out_x = turned ? y : 0, out_y = turned ? 0 : y;
-    ptrdiff_t step = turned ? out_width : 1;  // in pixels, from one of the row to the next
-    if (kind == 1 || kind == 2) {
-        out_x = out_width - 1 - out_x;
-        if (!turned) step = -step;
-    }
-    if (kind >= 2) {
-        out_y = out_height - 1 - out_y;
-        if (turned) step = -step;
-    }
-    ptrdiff_t at = (ptrdiff_t)out_y * out_width + out_x;
-    for (int x = 0; x < f->width; x++, at += step) memcpy(rgb + 3 * at, row + 3 * (size_t)x, 3);
-}
-
 static uint64_t plane_bytes(const Component *c) { return (uint64_t)c->stride * (uint64_t)c->rows * 64; }
 
 int jpeg_probe(const uint8_t *bytes, size_t n, int *width, int *height, SmolErr *err) {
@@ -851,14 +812,16 @@ int jpeg_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch
     Jpeg *j = start(bytes, n, scratch, rows, err);
     if (!j) return err->code;
     size_t n_row = (size_t)j->frame.width * 3;
-    int turn = j->frame.orientation > 1;
-    uint8_t *row = turn ? arena_take(scratch, n_row, "JPEG row", err) : rgb;
+    int is_turned = j->frame.orientation > 1;
+    Turn turn = turn_of(j->frame.orientation, j->frame.width, j->frame.height);
+    uint8_t *row = is_turned ? arena_take(scratch, n_row, "JPEG row", err) : rgb;
     if (!row || decode_scans(j, err) != 0) return err->code;
     for (int y = 0; y < j->frame.height; y++) {
         const uint8_t *in[4];
         for (int i = 0; i < j->frame.n; i++) in[i] = upsampled_row(&j->frame, &j->frame.comp[i], y, rows[i]);
-        convert_row(j, in, turn ? row : rgb + (size_t)y * n_row);
-        if (turn) put_turned(&j->frame, y, row, rgb);
+        uint8_t *to = rgb + turn.first + y * turn.down;
+        convert_row(j, in, is_turned ? row : to);
+        for (int x = 0; x < j->frame.width && is_turned; x++) memcpy(to + x * turn.right, row + 3 * x, 3);
     }
     return 0;
 }

@@ -4,7 +4,8 @@
 // that is surprising: 16-bit grey saturates at 255 instead of being scaled, alpha and tRNS are dropped, colours past
 // the end of the palette are black, and a zlib stream that ends early at the end of a row leaves the rest zero. As in
 // Pillow the checksums of all chunks before the pixels count, those of the pixel chunks do not (Adler-32 covers
-// them). Refused: everything about colour and time, that is gamma, profiles and the later frames of an animation.
+// them). The orientation of an eXIf chunk, or else of XMP, turns the picture (exif.c). Ignored: everything about colour
+// and time, that is gamma, profiles and the later frames of an animation.
 
 #include "internal.h"
 
@@ -362,6 +363,8 @@ typedef struct {
     uint32_t width, height;  // at least 1, and no more than 2^28 pixels
     int depth, colour, interlaced;
     int bits;  // per pixel
+    int exif, xmp, orientation;  // what either says, or 0; what holds
+    Turn turn;
     const uint8_t *palette;  // (n_palette, 3)
     size_t n_palette;
     size_t idat;  // where the first IDAT chunk begins
@@ -406,7 +409,34 @@ static int is_name(const uint8_t *p) {
     return 1;
 }
 
-// Reads all chunks up to the first IDAT.
+// XMP is an iTXt chunk: keyword, 0, compressed (which is not read) or not, method, language, 0, keyword again, 0, text.
+// Of several chunks of a kind the last one counts.
+static void read_orientation(Png *p, const uint8_t *name, const uint8_t *data, size_t n) {
+    static const char keyword[] = "XML:com.adobe.xmp";  // with the zero at its end
+    size_t at = sizeof keyword + 2;
+    if (memcmp(name, "eXIf", 4) == 0) p->exif = exif_orientation(data, n);
+    if (memcmp(name, "iTXt", 4) != 0 || n < at || memcmp(data, keyword, sizeof keyword) != 0) return;
+    if (data[sizeof keyword] != 0) return;
+    for (int zeros = 0; zeros < 2 && at < n; at++) zeros += data[at] == 0;
+    p->xmp = xmp_orientation(data + at, n - at);
+}
+
+// The chunks from the first IDAT on, which may turn the picture, too. Like Pillow, refuses a file that breaks off
+// within a later one. Not so within IDAT: all rows may be there already.
+static int read_tail(Png *p, const uint8_t *bytes, size_t n, size_t at, SmolErr *err) {
+    while (n - at >= 8 && is_name(bytes + at + 4) && memcmp(bytes + at + 4, "IEND", 4) != 0) {
+        const uint8_t *name = bytes + at + 4;
+        size_t length = get_u32be(bytes + at), left = n - at - 8;
+        if (length > left && memcmp(name, "IDAT", 4) != 0)
+            return fail(err, SMOL_E_FORMAT, "PNG: the file ends within a chunk after the pixels");
+        if (length <= left) read_orientation(p, name, name + 4, length);
+        if (left < 4 || length > left - 4) return 0;
+        at += length + 12;
+    }
+    return 0;
+}
+
+// Reads all chunks but the pixels.
 static int read_header(Png *p, const uint8_t *bytes, size_t n, SmolErr *err) {
     memset(p, 0, sizeof *p);
     if (n < 8 || memcmp(bytes, "\x89PNG\r\n\x1a\n", 8) != 0) return fail(err, SMOL_E_FORMAT, "PNG: no PNG signature");
@@ -418,13 +448,18 @@ static int read_header(Png *p, const uint8_t *bytes, size_t n, SmolErr *err) {
         char text[5] = {(char)name[0], (char)name[1], (char)name[2], (char)name[3], 0};
         if (memcmp(name, "IDAT", 4) == 0) {
             p->idat = at;
-            return p->width ? 0 : fail(err, SMOL_E_FORMAT, "PNG: pixels come before the header");
+            if (p->width == 0) return fail(err, SMOL_E_FORMAT, "PNG: pixels come before the header");
+            if (read_tail(p, bytes, n, at, err) != 0) return err->code;
+            p->orientation = p->exif ? p->exif : p->xmp ? p->xmp : 1;
+            p->turn = turn_of(p->orientation, (int)p->width, (int)p->height);
+            return 0;
         }
         if (memcmp(name, "IEND", 4) == 0) return fail(err, SMOL_E_FORMAT, "PNG: there are no pixels");
         if (n - at < 12 || length > n - at - 12)
             return fail(err, SMOL_E_FORMAT, "PNG: chunk %s needs %z bytes, %z are left", text, length, n - at - 8);
         if (get_u32be(data + length) != crc32(name, length + 4))
             return fail(err, SMOL_E_FORMAT, "PNG: the checksum of chunk %s does not match", text);
+        read_orientation(p, name, data, length);
         if (memcmp(name, "IHDR", 4) == 0 && read_ihdr(p, data, length, err) != 0) return err->code;
         if (memcmp(name, "PLTE", 4) == 0 && p->width && p->colour == PALETTE) {
             p->palette = data;
@@ -433,18 +468,6 @@ static int read_header(Png *p, const uint8_t *bytes, size_t n, SmolErr *err) {
         }
         at += length + 12;
     }
-}
-
-// Like Pillow, refuses a file that breaks off within a later chunk. Not so within IDAT: all rows are there already.
-static int check_tail(const uint8_t *bytes, size_t n, size_t at, SmolErr *err) {
-    while (n - at >= 8 && is_name(bytes + at + 4) && memcmp(bytes + at + 4, "IEND", 4) != 0) {
-        size_t length = get_u32be(bytes + at), left = n - at - 8;
-        if (length > left && memcmp(bytes + at + 4, "IDAT", 4) != 0)
-            return fail(err, SMOL_E_FORMAT, "PNG: the file ends within a chunk after the pixels");
-        if (left < 4 || length > left - 4) return 0;
-        at += length + 12;
-    }
-    return 0;
 }
 
 // ---- rows (PNG, 9.2: filters) ----
@@ -490,22 +513,24 @@ static void fill_colours(const Png *p, uint8_t *colours) {
     for (int i = 0; p->colour == GREY && p->depth <= 8 && i <= max; i++) memset(colours + 3 * i, i * 255 / max, 3);
 }
 
-// Writes a row of n pixels to rgb, step bytes apart.
-static void put_row(const Png *p, const uint8_t *colours, const uint8_t *row, size_t n, uint8_t *rgb, size_t step) {
+// Writes a row of n pixels to rgb, step bytes apart, which may be backwards.
+static void put_row(const Png *p, const uint8_t *colours, const uint8_t *row, size_t n, uint8_t *rgb, ptrdiff_t step) {
+    ptrdiff_t n_pixels = (ptrdiff_t)n;
     if (p->bits <= 8) {
-        for (size_t i = 0; i < n; i++, rgb += step) {
-            size_t bit = i * (size_t)p->depth;  // the leftmost pixel is in the highest bits
+        for (ptrdiff_t i = 0; i < n_pixels; i++) {
+            size_t bit = (size_t)i * (size_t)p->depth;  // the leftmost pixel is in the highest bits
             int sample = row[bit / 8] >> (8 - p->depth - (int)(bit % 8)) & ((1 << p->depth) - 1);
-            memcpy(rgb, colours + 3 * sample, 3);
+            memcpy(rgb + i * step, colours + 3 * sample, 3);
         }
     } else if (p->colour == GREY) {
-        for (size_t i = 0; i < n; i++, row += 2, rgb += step) memset(rgb, row[0] ? 255 : row[1], 3);
+        for (ptrdiff_t i = 0; i < n_pixels; i++, row += 2) memset(rgb + i * step, row[0] ? 255 : row[1], 3);
     } else {
         size_t unit = (size_t)p->bits / 8, next = p->colour == GREY_ALPHA ? 0 : (size_t)p->depth / 8;
-        for (size_t i = 0; i < n; i++, row += unit, rgb += step) {
-            rgb[0] = row[0];  // of 16 bits the high byte
-            rgb[1] = row[next];
-            rgb[2] = row[2 * next];
+        for (ptrdiff_t i = 0; i < n_pixels; i++, row += unit) {
+            uint8_t *to = rgb + i * step;
+            to[0] = row[0];  // of 16 bits the high byte
+            to[1] = row[next];
+            to[2] = row[2 * next];
         }
     }
 }
@@ -544,8 +569,8 @@ static int read_pass(const Png *p, const Pass *pass, Inflate *z, uint8_t *rows[2
             format_text(err->text + used, sizeof err->text - used, ", in row %u of %u", y + 1, p->height);
             return err->code;
         }
-        uint8_t *to = rgb + ((size_t)y * p->width + pass->x0) * 3;
-        put_row(p, colours, rows[i] + 1, width, to, 3 * (size_t)pass->dx);
+        uint8_t *to = rgb + p->turn.first + (ptrdiff_t)y * p->turn.down + pass->x0 * p->turn.right;
+        put_row(p, colours, rows[i] + 1, width, to, pass->dx * p->turn.right);
     }
     return 0;
 }
@@ -553,8 +578,8 @@ static int read_pass(const Png *p, const Pass *pass, Inflate *z, uint8_t *rows[2
 int png_probe(const uint8_t *bytes, size_t n, int *width, int *height, SmolErr *err) {
     Png p;
     if (read_header(&p, bytes, n, err) != 0) return err->code;
-    *width = (int)p.width;
-    *height = (int)p.height;
+    *width = (int)(p.orientation < 5 ? p.width : p.height);
+    *height = (int)(p.orientation < 5 ? p.height : p.width);
     return 0;
 }
 
@@ -591,5 +616,5 @@ int png_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch,
     // zlib looks one step further than the last byte, so that a wrong checksum there counts; more bytes do not.
     while (z->n_read == z->n_out && z->state < ENDED) inflate_more(z);
     if (z->n_read == z->n_out && z->state == BROKEN) return fail(err, SMOL_E_FORMAT, "PNG: damaged data: %s", z->error);
-    return check_tail(bytes, n, p.idat, err);
+    return 0;
 }

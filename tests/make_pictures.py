@@ -227,6 +227,94 @@ def exif(order, orientation, tag_type=3, directory=8, first=b"Exif\0\0"):
     return first + tiff + bytes(4)
 
 
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description %s</rdf:Description></x:xmpmeta>'
+XMP_ATTRIBUTE = XMP % b'tiff:Orientation="%d">'
+XMP_ELEMENT = XMP % b"><tiff:Orientation>%d</tiff:Orientation>"
+XMP_NOTHING = XMP % b"tiff:Orientation='6'> tiff:Orientation= 6 tiff:Orientation>"
+
+
+def tiff(order, tag_type, n, value, tail=b"", magic=b""):
+    """Exif data of one entry, the orientation, of any type."""
+    head = magic or (b"II*\0" if order == "<" else b"MM\0*")
+    return b"Exif\0\0" + head + struct.pack(order + "IHHHI4s", 8, 1, 0x0112, tag_type, n, value) + tail
+
+
+def strange_exif():
+    yield "signed_byte", tiff("<", 6, 1, b"\6\0\0\0")
+    yield "signed_short", tiff(">", 8, 1, b"\0\6\0\0")
+    yield "signed_long", tiff(">", 9, 1, b"\0\0\0\6")
+    yield "negative", tiff(">", 9, 1, b"\xff\xff\xff\xfa")
+    yield "ifd", tiff("<", 13, 1, b"\6\0\0\0")
+    yield "text", tiff("<", 2, 1, b"6\0\0\0")
+    yield "no_type", tiff("<", 14, 1, b"\6\0\0\0")
+    yield "two_shorts", tiff("<", 3, 2, b"\6\0\3\0")
+    yield "none", tiff("<", 3, 0, b"\6\0\0\0")
+    yield "three_shorts", tiff("<", 3, 3, struct.pack("<I", 22), bytes([8, 0, 3, 0, 6, 0]))
+    yield "three_shorts_cut", tiff("<", 3, 3, struct.pack("<I", 22), bytes([8, 0, 3, 0, 6]))
+    yield "long8", tiff(">", 16, 1, struct.pack(">I", 22), bytes([0, 0, 0, 0, 0, 0, 0, 7]))
+    yield "magic", tiff(">", 3, 1, b"\0\6\0\0", magic=b"MM*\0")
+    yield "magic_little", tiff("<", 3, 1, b"\6\0\0\0", magic=b"II\0*")
+    yield "twice_headed", b"Exif\0\0" + tiff("<", 3, 1, b"\6\0\0\0")
+
+
+def xmp_segment(data):
+    data = b"http://ns.adobe.com/xap/1.0/\0" + data
+    return b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data
+
+
+def xmp_chunk(data):
+    return chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0en\0XMP\0" + data)
+
+
+def jpeg_xmp():
+    b, other = jpeg(9, 6), exif("<", 3)[:-16].replace(b"\x12\x01", b"\x11\x01") + bytes(16)
+    for i in (0, 1, 5, 6, 9):
+        yield f"jpeg_xmp{i}", b[:2] + xmp_segment(XMP_ATTRIBUTE % i) + b[2:]
+        yield f"jpeg_xmp{i}_element", b[:2] + xmp_segment(XMP_ELEMENT % i) + b[2:]
+    six = xmp_segment(XMP_ELEMENT % 6)
+    yield "jpeg_xmp_nothing", b[:2] + xmp_segment(XMP_NOTHING) + b[2:]
+    yield "jpeg_xmp_two", b[:2] + six + xmp_segment(XMP_ATTRIBUTE % 8) + b[2:]
+    yield "jpeg_xmp_lost", b[:2] + six + xmp_segment(XMP_NOTHING) + b[2:]
+    yield "jpeg_xmp_cut", b[:2] + xmp_segment((XMP_ELEMENT % 6)[: (XMP_ELEMENT % 6).index(b"6</")]) + b[2:]
+    for i in (0, 1, 3, 9):
+        turned = jpeg(9, 6, exif=exif(">", i))
+        yield f"jpeg_exif{i}_and_xmp", turned[:2] + six + turned[2:]
+    turned = jpeg(9, 6, exif=tiff("<", 3, 0, b"\6\0\0\0"))
+    yield "jpeg_exif_nothing_and_xmp", turned[:2] + six + turned[2:]
+    for name, data in strange_exif():
+        yield f"jpeg_turned_{name}", jpeg(9, 6, exif=data)
+
+
+def png_turned():
+    z = deflate(rows(9, 6, 8, 2))
+    for i in range(10):
+        order = "<>"[i % 2]
+        turn = chunk(b"eXIf", exif(order, i)[6:])
+        yield f"png_turned{i}", png(9, 6, 8, 2, extra=turn)
+        yield f"png_turned{i}_adam7", png(9, 6, 8, 2, 1, extra=turn)
+        yield f"png_turned{i}_bits", png(9, 6, 1, 0, 1, extra=turn)
+        yield f"png_turned{i}_late", join(ihdr(9, 6, 8, 2), chunk(b"IDAT", z), turn)
+        yield f"png_xmp{i}", png(9, 6, 8, 2, extra=xmp_chunk(XMP_ATTRIBUTE % i))
+    six, eight = chunk(b"eXIf", exif("<", 6)[6:]), chunk(b"eXIf", exif("<", 8))
+    yield "png_turned_grey16", png(9, 6, 16, 0, extra=six)
+    yield "png_turned_palette", png(9, 6, 4, 3, extra=six)
+    yield "png_turned_rgba16", png(9, 6, 16, 6, 1, extra=eight)
+    yield "png_turned_twice", join(ihdr(9, 6, 8, 2), six, eight, chunk(b"IDAT", z))
+    yield "png_turned_before_and_after", join(ihdr(9, 6, 8, 2), six, chunk(b"IDAT", z), eight)
+    yield "png_turned_after_end", join(ihdr(9, 6, 8, 2), chunk(b"IDAT", z)) + eight
+    yield "png_turned_early_end", png(9, 6, 8, 2, data=deflate(rows(9, 2, 8, 2)), extra=six)
+    yield "png_turned_empty", png(9, 6, 8, 2, extra=chunk(b"eXIf", b""))
+    for name, data in strange_exif():
+        yield f"png_turned_{name}", png(9, 6, 8, 2, extra=chunk(b"eXIf", data[6:]))
+    yield "png_xmp_element", png(9, 6, 8, 2, extra=xmp_chunk(XMP_ELEMENT % 6))
+    yield "png_xmp_nothing", png(9, 6, 8, 2, extra=xmp_chunk(XMP_NOTHING))
+    yield "png_xmp_late", join(ihdr(9, 6, 8, 2), chunk(b"IDAT", z), xmp_chunk(XMP_ELEMENT % 5))
+    yield "png_xmp_other_key", png(9, 6, 8, 2, extra=chunk(b"iTXt", b"XMP\0\0\0\0\0" + XMP_ELEMENT % 6))
+    yield "png_xmp_cut", png(9, 6, 8, 2, extra=chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0en"))
+    yield "png_exif_and_xmp", png(9, 6, 8, 2, extra=six + xmp_chunk(XMP_ELEMENT % 5))
+    yield "png_exif0_and_xmp", png(9, 6, 8, 2, extra=chunk(b"eXIf", exif("<", 0)) + xmp_chunk(XMP_ELEMENT % 5))
+
+
 def jpeg_turned():
     for orientation in range(10):
         for order in "<>":
@@ -454,7 +542,7 @@ def bmp_damage():
 def reference(data):
     try:
         image = Image.open(io.BytesIO(data))
-        rgb = (image if image.format == "PNG" else ImageOps.exif_transpose(image)).convert("RGB")
+        rgb = ImageOps.exif_transpose(image).convert("RGB")
     except Exception:
         return "error"
     return f"{rgb.width}\t{rgb.height}\t{hashlib.sha256(rgb.tobytes()).hexdigest()}"
@@ -465,8 +553,8 @@ def main():
     folder = GOLDEN / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    sources = [png_pictures, png_streams, jpeg_pictures, jpeg_turned, jpeg_damage]
-    sources += [bmp_pictures, bmp_bitfields, bmp_runs, bmp_damage]
+    sources = [png_pictures, png_streams, jpeg_pictures, jpeg_turned, jpeg_damage]  # noise depends on the order
+    sources += [bmp_pictures, bmp_bitfields, bmp_runs, bmp_damage, png_turned, jpeg_xmp]
     for source in sources:
         for name, data in source():
             name += {"png": ".png", "jpe": ".jpg", "bmp": ".bmp"}[name[:3]]

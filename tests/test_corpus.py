@@ -42,7 +42,7 @@ KNOWN = {
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
     binary = tmp_path_factory.mktemp("corpus") / "decode_picture"
-    sources = ["tests/decode_picture.c", "png.c", "jpeg.c", "bmp.c", "support.c"]
+    sources = ["tests/decode_picture.c", "png.c", "jpeg.c", "bmp.c", "exif.c", "support.c"]
     sanitize = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     command = [os.environ.get("CC", "cc"), "-std=c11", "-O1", *sanitize, "-o", str(binary), *sources]
     subprocess.run(command, cwd=REPO, check=True)
@@ -52,7 +52,7 @@ def decoder(tmp_path_factory):
 def by_pillow(data):
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP"))
-        rgb = (image if image.format == "PNG" else ImageOps.exif_transpose(image)).convert("RGB")
+        rgb = ImageOps.exif_transpose(image).convert("RGB")
     except Exception as e:
         return None, f"{type(e).__name__}: {e}"
     return (rgb.size, rgb.tobytes()), ""

@@ -22,7 +22,7 @@ N_RANDOM = 40
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory):
     program = tmp_path_factory.mktemp("image") / "preprocess_picture"
-    sources = ["tests/preprocess_picture.c", "image.c", "png.c", "jpeg.c", "bmp.c", "support.c", "ops.c"]
+    sources = ["tests/preprocess_picture.c", "image.c", "png.c", "jpeg.c", "bmp.c", "exif.c", "support.c", "ops.c"]
     flags = ["-std=c11", "-O2", "-ffp-contract=off"]
     subprocess.run([os.environ.get("CC", "cc"), *flags, *sources, "-o", program, "-lm"], cwd=ROOT, check=True)
     return program
