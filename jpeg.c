@@ -257,6 +257,33 @@ static int read_dht(Jpeg *j, const uint8_t *data, int n, SmolErr *err) {
     return n == 0 ? 0 : fail(err, SMOL_E_FORMAT, "JPEG: %d bytes too many after a Huffman table", n);
 }
 
+// Frames of Motion JPEG leave out the tables when they are those that T.81 proposes (K.3): 0 for brightness, 1 for
+// colour. DC has the symbols 0 to 11; AC some frequent ones, then all others of size 1 to 10; both in ascending order.
+static void add_standard_tables(Jpeg *j) {
+    static const uint8_t counts[2][2][16] = {
+        {{0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0}, {0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0}},
+        {{0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125}, {0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119}}};
+    static const uint8_t n_frequent[2] = {37, 43}, frequent[2][43] = {
+        {0x01, 0x02, 0x03, 0x00, 0x04, 0x11, 0x05, 0x12, 0x21, 0x31, 0x41, 0x06, 0x13, 0x51, 0x61,
+         0x07, 0x22, 0x71, 0x14, 0x32, 0x81, 0x91, 0xa1, 0x08, 0x23, 0x42, 0xb1, 0xc1, 0x15, 0x52,
+         0xd1, 0xf0, 0x24, 0x33, 0x62, 0x72, 0x82},
+        {0x00, 0x01, 0x02, 0x03, 0x11, 0x04, 0x05, 0x21, 0x31, 0x06, 0x12, 0x41, 0x51, 0x07, 0x61,
+         0x71, 0x13, 0x22, 0x32, 0x81, 0x08, 0x14, 0x42, 0x91, 0xa1, 0xb1, 0xc1, 0x09, 0x23, 0x33,
+         0x52, 0xf0, 0x15, 0x62, 0x72, 0xd1, 0x0a, 0x16, 0x24, 0x34, 0xe1, 0x25, 0xf1}};
+    for (int i = 0; i < 4; i++) {
+        int ac = i / 2, table = i % 2, n = ac ? n_frequent[table] : 0;
+        Huffman *h = &j->huffman[ac][table];
+        if (h->defined) continue;
+        memcpy(h->symbol, frequent[table], (size_t)n);
+        for (int symbol = 0; symbol < (ac ? 256 : 12); symbol++) {
+            int size = symbol % 16, exists = !ac || (size >= 1 && size <= 10);
+            if (exists && !memchr(h->symbol, symbol, (size_t)n)) h->symbol[n++] = (uint8_t)symbol;
+        }
+        build_huffman(h, counts[ac][table]);
+        h->defined = 1;
+    }
+}
+
 // ---- bits (T.81, F.2.2.5) ----
 
 // Fills up to more than 56 bits: bytes up to a marker, with the zero after each 0xff left out, then zeros.
@@ -506,6 +533,7 @@ static int read_sos(Jpeg *j, const uint8_t *data, int n, SmolErr *err) {
 // Checks that the scan's tables are there, and takes down the quantisation.
 static int start_scan(Jpeg *j, SmolErr *err) {
     int progressive = j->frame.progressive;
+    if (!progressive) add_standard_tables(j);
     if (progressive && (j->last > 63 || j->first > j->last || (j->first == 0 && j->last != 0) ||
                         (j->first > 0 && j->n_scan > 1) || (j->high && j->low != j->high - 1) || j->low > 13))
         return fail(err, SMOL_E_FORMAT, "JPEG: a progressive scan of coefficients %d to %d, bits %d to %d", j->first,

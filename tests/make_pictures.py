@@ -266,6 +266,30 @@ def xmp_chunk(data):
     return chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0en\0XMP\0" + data)
 
 
+def strip_tables(b, which=range(256)):
+    """The same file without the Huffman tables of these numbers (16 for AC), or with none at all."""
+    at = 0
+    while (at := b.find(b"\xff\xc4", at)) >= 0:
+        end = at + 2 + int.from_bytes(b[at + 2 : at + 4], "big")
+        if b[at + 4] in which:
+            b = b[:at] + b[end:]
+        else:
+            at = end
+    return b
+
+
+def jpeg_tables():
+    yield "jpeg_no_tables", strip_tables(jpeg(40, 33, subsampling="4:2:0"))
+    yield "jpeg_no_tables_q100", strip_tables(jpeg(40, 33, quality=100))
+    yield "jpeg_no_tables_grey", strip_tables(jpeg(20, 20, "L", quality=98))
+    yield "jpeg_no_tables_cmyk", strip_tables(jpeg(mode="CMYK"))
+    for which in (0, 1, 16, 17):
+        yield f"jpeg_no_table{which}", strip_tables(jpeg(20, 20), (which,))
+        yield f"jpeg_own_tables_but{which}", strip_tables(jpeg(20, 20, optimize=True), (which,))
+    yield "jpeg_no_tables_progressive", strip_tables(jpeg(20, 20, progressive=True))
+    yield "jpeg_no_tables_three_scans", strip_tables(split_scans(jpeg(subsampling="4:4:4")))
+
+
 def jpeg_xmp():
     b, other = jpeg(9, 6), exif("<", 3)[:-16].replace(b"\x12\x01", b"\x11\x01") + bytes(16)
     for i in (0, 1, 5, 6, 9):
@@ -554,7 +578,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     sources = [png_pictures, png_streams, jpeg_pictures, jpeg_turned, jpeg_damage]  # noise depends on the order
-    sources += [bmp_pictures, bmp_bitfields, bmp_runs, bmp_damage, png_turned, jpeg_xmp]
+    sources += [bmp_pictures, bmp_bitfields, bmp_runs, bmp_damage, png_turned, jpeg_xmp, jpeg_tables]
     for source in sources:
         for name, data in source():
             name += {"png": ".png", "jpe": ".jpg", "bmp": ".bmp"}[name[:3]]
