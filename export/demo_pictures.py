@@ -25,7 +25,7 @@ SHADES = ["nothing", *COLOURS]                                                  
 TASKS = ("number", "word", "display", "handwriting", "how many", "colour", "shape", "yes/no")
 TEST_FAMILIES = ("OpenSans", "Carlito", "FreeSerif", "Hack", "DSEG7ModernMini")
 UNUSABLE_FONTS = ("Thin", "Hairline", "Math", "ExtraLight", "Symbol", "DSEG14", "DSEGWeather", "DSEG7SEGG")
-MAX_LETTERS, MAX_DIGITS, MAX_SHAPES = 5, 6, 6
+MAX_LETTERS, MAX_DIGITS, MAX_SHAPES = 4, 4, 4
 WORDS = """AM AN AS AT BE BY DO GO HE IF IN IS IT ME MY NO OF ON OR SO TO UP US WE ACT AGE AIR ALL AND ARM ART BAD BAG BED BIG BOX BOY
 BUS BUY CAN CAR CAT COW CUP CUT DAY DOG DRY EAR EAT EGG END EYE FAR FEW FLY FOR FUN GAS HAT HOT ICE JOB KEY LEG MAP MIX NEW NOW OIL
 OLD ONE OUT PEN RED RUN SEA SIX SKY SUN TEA TEN TOP TWO USE WAR WAY YES ZOO ARMY BABY BACK BALL BANK BIRD BLUE BOAT BOOK CAKE CITY
@@ -172,7 +172,7 @@ def string_mask(rng, size, text, font_path, fill=(0.7, 0.96), slope=7):
 
 
 def digits_text(rng, longest, dot_chance):
-    text = "".join(rng.choice("0123456789") for _ in range(rng.randint(1, longest)))
+    text = "".join(rng.choices("0123456789", k=rng.randint(1, longest)))
     if len(text) > 1 and rng.random() < dot_chance:
         dot = rng.randrange(1, len(text))
         text = text[:dot] + "." + text[dot:]
@@ -181,7 +181,7 @@ def digits_text(rng, longest, dot_chance):
 
 def draw_string(rng, grid, split, task, hardness):
     if task == "number":
-        text = digits_text(rng, 1 + round(hardness * (MAX_DIGITS - 1)), 0.2)
+        text = digits_text(rng, 1 + round(hardness * (MAX_DIGITS - 1)), 0.4)
     else:
         longest = 2 + round(hardness * (MAX_LETTERS - 2))
         words = [word for word in WORDS if len(word) <= longest]
@@ -297,7 +297,7 @@ def draw_shapes(rng, grid, first_task, hardness):
             draw.polygon(outline(kind, X, Y, R, rng.uniform(-0.3, 0.3)), fill=shade)
         shapes.append((kind, colour))
         things.append((CLASSES.index(kind), SHADES.index(colour), x, y, 1.7 * r, 1.7 * r))
-    questions = [ask(rng, first_task, shapes)] + [ask(rng, rng.choice(TASKS[4:]), shapes) for _ in range(2)]
+    questions = [ask(rng, first_task, shapes)] + [ask(rng, task, shapes) for task in rng.choices(TASKS[4:], (2, 1, 1, 4), k=2)]
     return picture.reduce(scale), things, questions
 
 
@@ -317,7 +317,7 @@ def ask(rng, task, shapes):
             return task, rng.choice(QUESTIONS[task]).format(colour), kind
         task = "how many"
     if task == "how many":
-        kind, colour = rng.choice(shapes if rng.random() < 0.85 else [(rng.choice(KINDS), rng.choice(sorted(COLOURS)))])
+        kind, colour = rng.choice(shapes if rng.random() < 0.7 else [(rng.choice(KINDS), rng.choice(sorted(COLOURS)))])
         what, n = rng.choice((("shapes", len(shapes)), (plural(kind), kinds.count(kind)),
                               (colour + " shapes", colours.count(colour))))
         return task, rng.choice(QUESTIONS[task]).format(what), str(n)

@@ -19,6 +19,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
@@ -32,14 +33,18 @@ TEXT = dict(model_type="llama", hidden_size=128, num_hidden_layers=4, num_attent
             intermediate_size=384, vocab_size=512, max_position_embeddings=1024, rope_theta=10000.0, rms_norm_eps=1e-5,
             tie_word_embeddings=True, bos_token_id=1, pad_token_id=2)
 SCALE_FACTOR, IMAGE_TOKENS = 2, 16           # pixel shuffle; (64 / 8 / 2) squared tokens a tile
-LOOK_STEPS, STEPS = 350, 2600                # steps of looking alone; steps in all
-HARDEN_STEPS = 600                           # from one or two characters to the full length, after looking
-TILES_A_BATCH = 240                          # 80 pictures of 3 tiles or 48 of 5
-RATE, WARM_UP, LAST_RATE = 1.5e-3, 100, 0.02   # learning rate, its warm-up in steps, its end as a fraction
+LOOK_STEPS, STEPS = 900, 4100                # steps of looking alone; steps in all
+HARDEN_STEPS = 1200                          # from one or two characters to the full length, after looking
+TILES_A_BATCH = 120                          # 40 pictures of 3 tiles or 24 of 5
+RATE, WARM_UP, LAST_RATE = 3e-3, 150, 0.02   # learning rate, its warm-up in steps, its end as a fraction
 WEIGHT_DECAY, CLIP, AVERAGE = 0.05, 1.0, 0.998
-LOOK_WEIGHT = 0.3                            # of the looking loss once the language model learns too
+LOOK_WEIGHT = 1.0, 0.2                       # of the looking loss once the language model learns too: first, last
 GRID_SHARES = (0.6, 0.3, 0.1)                # of the GRIDS 1x2, 2x2, 2x1
-EVAL_EVERY, EVAL_PICTURES = 200, 64          # steps; pictures a task
+EVAL_EVERY, EVAL_PICTURES = 300, 64          # steps; pictures a task
+SAMPLES = [("number", GRIDS[0], "png"), ("number", GRIDS[1], "jpg"), ("word", GRIDS[0], "png"), ("word", GRIDS[0], "ppm"),
+           ("word", GRIDS[1], "png"), ("display", GRIDS[0], "png"), ("display", GRIDS[0], "jpg"), ("handwriting", GRIDS[1], "png"),
+           ("handwriting", GRIDS[0], "png"), ("how many", GRIDS[1], "png"), ("colour", GRIDS[0], "png"), ("shape", GRIDS[2], "png"),
+           ("yes/no", GRIDS[1], "png")]
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "models", "demo")
 
 # ----------------------------------------------------------------------------------------------------------- tokenizer
@@ -65,7 +70,9 @@ def make_tokenizer():
     trainer = trainers.BpeTrainer(vocab_size=TEXT["vocab_size"] - len(LAST_TOKENS), special_tokens=FIRST_TOKENS, min_frequency=1,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LAST_TOKENS])
+    spare = TEXT["vocab_size"] - tokenizer.get_vocab_size() - len(LAST_TOKENS)
+    for token in LAST_TOKENS + [f"<|reserved_special_token_{i}|>" for i in range(spare)]:
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
     assert len(tokenizer.encode(" HELLO").ids) == 6
     return tokenizer
 
@@ -111,6 +118,13 @@ def make_model(tokenizer, seed):
         fan_in = weight[0].numel() if "embed_tokens" not in name and "position" not in name else TEXT["hidden_size"]
         to_residual = any(part in name for part in ("out_proj", "fc2", "o_proj", "down_proj"))
         torch.nn.init.normal_(weight, std=(0.5 if to_residual else 1.0) / math.sqrt(fan_in))
+    # Where a patch is must be as loud as what is in it, and smooth, or attention is slow to find a patch's neighbours.
+    places = model.model.vision_model.embeddings.position_embedding.weight
+    side, width = TILE // VISION["patch_size"], VISION["hidden_size"]
+    angles = torch.arange(side)[:, None] * torch.exp(-torch.arange(width // 4) * math.log(16.0) / (width // 4))
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    with torch.no_grad():
+        places.copy_(torch.cat([waves.repeat_interleave(side, 0), waves.repeat(side, 1)], 1))
     return model
 
 
@@ -224,9 +238,9 @@ def eval_batches(encode, mnist, per_task, seed=77):
 
 
 # ------------------------------------------------------------------------------------------------------------ training
-def learning_rate(step):
+def learning_rate(step, steps):
     fresh = step if step < LOOK_STEPS else step - LOOK_STEPS          # the language model starts after looking: warm up again
-    cosine = 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
     return min(1, (fresh + 1) / WARM_UP) * (LAST_RATE + (1 - LAST_RATE) * cosine)
 
 
@@ -268,7 +282,7 @@ def train(options):
     optimizers = make_optimizers(model, head, options.muon)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     shares, start = torch.ones(len(TASKS)).share_memory_(), 0
-    shares[:] = torch.tensor([1.5, 2.0, 1.2, 0.8, 1, 0.6, 0.6, 0.6])
+    shares[:] = torch.tensor([2.0, 2.5, 1.5, 1.0, 0.4, 0.4, 0.4, 0.4])
     checkpoint = os.path.join(options.work, "checkpoint.pt")
     if options.resume:
         saved = torch.load(checkpoint)
@@ -291,7 +305,7 @@ def train(options):
         talking = step >= LOOK_STEPS
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = RATE * learning_rate(step)
+                group["lr"] = RATE * learning_rate(step, options.steps)
         with fast_arithmetic(options.bf16):
             features = look(model, batch["tiles"])
             seeing = look_loss(head, features, batch["cells"], batch["centres"])
@@ -299,7 +313,8 @@ def train(options):
             if talking:
                 wanted = batch["ids"][batch["rows"], batch["columns"]]
                 answering = F.cross_entropy(answer_logits(model, features, batch), wanted)
-        (answering + LOOK_WEIGHT * seeing if talking else seeing).backward()
+        weight = np.interp(step, (LOOK_STEPS, options.steps), LOOK_WEIGHT)
+        (answering + float(weight) * seeing).backward()
         torch.nn.utils.clip_grad_norm_([*model.parameters(), *head.parameters()], CLIP)
         for optimizer in optimizers:
             optimizer.step()
@@ -309,7 +324,7 @@ def train(options):
             for name, value in model.state_dict().items():
                 average[name].lerp_(value, 1 - decay)
         sums += (float(seeing.detach()), float(answering.detach()), 1)
-        if (step + 1) % 50 == 0 and not talking or (step + 1) % EVAL_EVERY == 0 or step + 1 == options.steps:
+        if (step + 1) % 100 == 0 and not talking or (step + 1) % EVAL_EVERY == 0 or step + 1 == options.steps:
             line = f"{step + 1:5d}  {sums[0] / sums[2]:8.4f} {sums[1] / sums[2]:8.4f}"
             if talking:
                 twin.load_state_dict(average)
@@ -347,7 +362,7 @@ def write_folder(folder, tokenizer, weights):
         "tokenizer_config.json": {"add_prefix_space": False, "added_tokens_decoder": special, "additional_special_tokens": listed,
                                   "clean_up_tokenization_spaces": False, "model_max_length": TEXT["max_position_embeddings"],
                                   "extra_special_tokens": extra, "processor_class": "SmolVLMProcessor", "chat_template": CHAT_TEMPLATE,
-                                  "tokenizer_class": "PreTrainedTokenizerFast", "truncation_side": "left", **named, **extra},
+                                  "tokenizer_class": "GPT2Tokenizer", "truncation_side": "left", **named, **extra},
         "special_tokens_map.json": {"additional_special_tokens": listed, **named, **extra},
         "added_tokens.json": {token: tokenizer.token_to_id(token) for token in LAST_TOKENS},
         "preprocessor_config.json": {
@@ -366,8 +381,20 @@ def write_folder(folder, tokenizer, weights):
 
 
 def load_with_transformers(folder):
-    from transformers import AutoProcessor
-    return AutoProcessor.from_pretrained(folder, backend="pil"), SmolVLMForConditionalGeneration.from_pretrained(folder).eval()
+    """AutoProcessor would do, but it wants torchvision for SmolVLM's videos; pictures need only Pillow."""
+    from transformers import AutoTokenizer, SmolVLMProcessor
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+    from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+
+    class WithoutVideo(SmolVLMProcessor):
+        def check_argument_for_proper_class(self, name, argument):
+            if name != "video_processor":
+                return super().check_argument_for_proper_class(name, argument)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = WithoutVideo(SmolVLMImageProcessorPil.from_pretrained(folder), tokenizer, SmolVLMVideoProcessor(),
+                             image_seq_len=IMAGE_TOKENS, chat_template=tokenizer.chat_template)
+    return processor, SmolVLMForConditionalGeneration.from_pretrained(folder).eval()
 
 
 @torch.no_grad()
@@ -376,7 +403,7 @@ def reply(processor, model, picture, question):
     prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
     inputs = processor(text=prompt, images=[[picture]], return_tensors="pt")
     out = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1]:]
-    return processor.tokenizer.decode(out, skip_special_tokens=True).strip(), inputs
+    return processor.tokenizer.decode(out, skip_special_tokens=True).strip()
 
 
 def check_same(encode, processor, rng):
@@ -384,12 +411,12 @@ def check_same(encode, processor, rng):
     for grid in GRIDS:
         picture, _, questions = pictures.draw(rng, "how many", grid, "test")
         batch = make_batch(encode, [(picture, [], questions[:1])], grid)
-        inputs = reply_inputs = processor(text=processor.apply_chat_template(
+        inputs = processor(text=processor.apply_chat_template(
             [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": questions[0][1]}]}],
             add_generation_prompt=True), images=[[picture]], return_tensors="pt")
         ours = (batch["tiles"].permute(0, 3, 1, 2).numpy() / 255 - 0.5) / 0.5
         assert np.abs(ours - inputs["pixel_values"][0].numpy()).max() < 1e-6
-        ids = reply_inputs["input_ids"][0].tolist()
+        ids = inputs["input_ids"][0].tolist()
         assert batch["ids"][0, :len(ids)].tolist() == ids
 
 
@@ -406,8 +433,30 @@ def evaluate(options):
             picture, _, questions = pictures.draw(rng, task, grid, "test", 1.0, options.mnist)
             if questions[0][0] == task:                               # a picture may have no question of the wanted kind
                 asked += 1
-                right += reply(processor, model, picture, questions[0][1])[0] == questions[0][2]
+                right += reply(processor, model, picture, questions[0][1]) == questions[0][2]
         print(f"| {task} | {100 * right / asked:.1f} % | {asked} |", flush=True)
+
+
+def write_samples(options):
+    """The dozen pictures beside the model: the first of each seed that is small, whatever the model says about it."""
+    processor, model = load_with_transformers(options.folder)
+    folder = os.path.join(options.folder, "pictures")
+    os.makedirs(folder, exist_ok=True)
+    lines = []
+    for seed, (task, grid, ending) in enumerate(SAMPLES):
+        rng = random.Random(4000 + seed)
+        while True:
+            picture, _, questions = pictures.draw(rng, task, grid, "test", 1.0, options.mnist)
+            if 90 < max(picture.size) < 230 and questions[0][0] == task:
+                break
+        name = f"{seed + 1:02d}_{task.replace(' ', '_').replace('/', '_')}.{ending}"
+        picture.save(os.path.join(folder, name), **({"quality": 92} if ending == "jpg" else {}))
+        for _, question, answer in questions:
+            said = reply(processor, model, Image.open(os.path.join(folder, name)), question)
+            print(name, question, answer, "" if said == answer else f"   WRONG: {said}")
+            lines.append(f"{name}\t{question}\t{answer}\n")
+    with open(os.path.join(folder, "questions.tsv"), "w") as file:
+        file.writelines(lines)
 
 
 def main():
@@ -418,18 +467,21 @@ def main():
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--export", action="store_true", help="only write the folder from the checkpoint")
     parser.add_argument("--eval", action="store_true")
+    parser.add_argument("--samples", action="store_true", help="only draw the folder's pictures and ask the model")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--nice", type=int, default=10, help="niceness of the process that draws")
     parser.add_argument("--pictures", type=int, default=200, help="pictures a task for --eval")
-    parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=False, help="Muon for the matrices, else AdamW")
+    parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True, help="Muon for the matrices, else AdamW")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--adapt", action=argparse.BooleanOptionalAction, default=True, help="draw more of what goes wrong")
     options = parser.parse_args()
     os.makedirs(options.work, exist_ok=True)
     if options.export:
         write_folder(options.folder, make_tokenizer(), torch.load(os.path.join(options.work, "checkpoint.pt"))["average"])
+    elif options.samples:
+        write_samples(options)
     elif options.eval:
         evaluate(options)
     else:
