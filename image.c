@@ -219,6 +219,51 @@ int smol_picture_tiling(const SmolConfig *c, int width, int height, int split, S
     return 0;
 }
 
+// ---- videos ----
+
+// round() of Python: half goes to even. For values up to 2^31.
+static int round_half_even(double v) {
+    int64_t i = (int64_t)v;
+    double rest = v - (double)i;
+    return (int)(rest > 0.5 || (rest == 0.5 && i % 2) ? i + 1 : i);
+}
+
+// Of a long video, the first and the last second are left out. Then n numbers evenly spread as numpy.linspace does it in
+// doubles, truncated, each once.
+int smol_video_sample(const SmolConfig *c, int n_total, double fps, int max_frames, int *frames, SmolErr *err) {
+    int most = c->video_max_frames, first = 0, last = n_total - 1, n_frames = 0;
+    if (most < 1 || c->video_size < 1 || !(c->video_fps > 0 && c->video_fps < 1e6)) {
+        return fail(err, SMOL_E_FORMAT, "this model was not made for videos: its file says nothing about frames");
+    }
+    if (n_total < 1) return fail(err, SMOL_E_FORMAT, "a video without frames");
+    if (!(fps >= 1e-3 && fps <= 1e6)) {
+        return fail(err, SMOL_E_LIMIT, "the number of frames a second is not within 0.001 and 1000000");
+    }
+    if (max_frames > 0 && max_frames < most) most = max_frames;
+
+    double duration = n_total / fps, wanted = c->video_fps * duration;
+    int n = wanted < most ? round_half_even(wanted) : most;
+    if (n < 1) n = 1;
+    if (duration - 2 > most * c->video_fps) {
+        int skipped_last = (int)(n_total - fps);
+        if (skipped_last < last) last = skipped_last;
+        first = (int)fps;
+        if (first >= last) first = 0, last = n_total - 1;
+    }
+    double step = n > 1 ? (double)(last - first) / (n - 1) : 0;
+    for (int i = 0; i < n; i++) {
+        int frame = i > 0 && i == n - 1 ? last : (int)(i * step + first);
+        if (n_frames == 0 || frame != frames[n_frames - 1]) frames[n_frames++] = frame;
+    }
+    return n_frames;
+}
+
+int smol_video_tiling(const SmolConfig *c, int width, int height, SmolTiling *t, SmolErr *err) {
+    SmolConfig frame = *c;
+    frame.longest_edge = c->video_size < 4096 ? c->video_size : 4096;
+    return smol_picture_tiling(&frame, width, height, 0, t, err);
+}
+
 // ---- Lanczos windows ----
 //
 // From n_in samples to n_out: scale = n_in / n_out. Output i looks at the input around c = (i + 1/2) scale through

@@ -6,6 +6,7 @@
 //
 //     smol_open        check the bytes of a model file                      model.c
 //     smol_picture_*   probe a picture, choose its tiles, cut them          image.c
+//     smol_video_*     which frames of a video, and their one tile          image.c
 //     smol_prompt_*    chat template, image tokens, token ids               tokenizer.c
 //     smol_plan/start  size and carve the arena                             engine.c
 //     smol_encode_tile a tile's pixels to rows of features                  vision.c
@@ -161,6 +162,24 @@ int smol_picture_load(const SmolConfig *c, const SmolPicture *p, const SmolTilin
 // Normalised pixels of tile i, 0 <= i < n_tiles: out is (3, tile_size, tile_size).
 void smol_tile_pixels(const SmolConfig *c, const SmolTiles *tiles, int i, float *out);
 
+// ---- videos ----
+
+// The frames that were taken from a video. Each is a picture of one tile. "P6 WIDTH HEIGHT 255\n" and the bytes of RGB
+// pixels are a picture, too (SMOL_PNM), so that a camera's frames need no file.
+typedef struct {
+    int n_frames;           // 1 .. 999
+    const double *seconds;  // (n_frames) when each was taken
+    double duration;        // of the whole video, in seconds
+} SmolVideo;
+
+// Which of n_total frames, fps of them a second, the reference takes (SmolVLMVideoProcessor.sample_frames): at most
+// max_frames, or with 0 the model's own number, which is also the most. frames has room for so many: rising numbers from 0.
+// Returns how many or a negative code.
+int smol_video_sample(const SmolConfig *c, int n_total, double fps, int max_frames, int *frames, SmolErr *err);
+
+// Frames are never split, and their first resize is to another size than that of pictures.
+int smol_video_tiling(const SmolConfig *c, int width, int height, SmolTiling *t, SmolErr *err);
+
 // ---- prompts ----
 
 // A prompt as text, before it becomes ids. Control tokens (<|im_start|>, <image>, ...) are recognised everywhere but in
@@ -177,13 +196,15 @@ typedef struct {
 } SmolPrompt;
 
 // One message of a conversation. Its pictures stand where its text has <image> marks, as many marks as pictures, or before the
-// text if it has none, as on the model cards. In a message without pictures <image> is text.
+// text if it has none, as on the model cards. In a message without pictures <image> is text. A video stands before the
+// text. A message has pictures or a video: given both, the reference's processor loses the pictures.
 typedef struct {
     const char *role;  // "system", "user" or "assistant"
     const char *text;
     size_t n_text;
     const SmolTiling *pictures;
     int n_pictures;
+    const SmolVideo *video;  // NULL: none
 } SmolMessage;
 
 // Renders a conversation with the model's chat template, image markers expanded, ending with the assistant's cue. What is no

@@ -479,6 +479,79 @@ static void put_picture(Writer *w, const SmolConfig *c, const SmolTiling *t) {
     put(w, "<fake_token_around_image>");
 }
 
+static void put_number(Writer *w, int n) {
+    char digits[16];
+    format_text(digits, sizeof digits, "%d", n);
+    put(w, digits);
+}
+
+// At least two digits.
+static void put_two_digits(Writer *w, int n) {
+    if (n < 10) put(w, "0");
+    put_number(w, n);
+}
+
+// 1 .. 999 in English, as num2words writes it: "twenty-one", "one hundred and one".
+static void put_words(Writer *w, int n) {
+    static const char *const small[] = {
+        "", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"};
+    static const char *const tens[] = {
+        "", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"};
+    if (n >= 100) {
+        put(w, small[n / 100]);
+        put(w, n % 100 ? " hundred and " : " hundred");
+        n %= 100;
+    }
+    if (n >= 20) {
+        put(w, tens[n / 10]);
+        if (n % 10) put(w, "-");
+        n %= 10;
+    }
+    put(w, small[n]);
+}
+
+// As Python writes a timedelta: "0:01:40", "1 day, 0:00:00".
+static void put_duration(Writer *w, int64_t seconds) {
+    int days = (int)(seconds / 86400), left = (int)(seconds % 86400);
+    if (days > 0) {
+        put_number(w, days);
+        put(w, days == 1 ? " day, " : " days, ");
+    }
+    put_number(w, left / 3600);
+    put(w, ":");
+    put_two_digits(w, left / 60 % 60);
+    put(w, ":");
+    put_two_digits(w, left % 60);
+}
+
+// What SmolVLMProcessor puts in the place of a video. Minutes are not wrapped at 60.
+static void put_video(Writer *w, const SmolConfig *c, const SmolVideo *v) {
+    const SmolTiling one_tile = {0};
+    const double most = 1e11;  // so that minutes and days fit in an int
+    int good = v->n_frames >= 1 && v->n_frames <= 999 && v->duration >= 0 && v->duration < most;
+    for (int i = 0; good && i < v->n_frames; i++) good = v->seconds[i] >= 0 && v->seconds[i] < most;
+    if (!good) {
+        w->code = fail(w->err, SMOL_E_LIMIT, "a video has 1 to 999 frames and less than 10^11 seconds");
+        return;
+    }
+    put(w, "You are provided the following series of ");
+    put_words(w, v->n_frames);
+    put(w, " frames from a ");
+    put_duration(w, (int64_t)v->duration);
+    put(w, " [H:MM:SS] video.\n");
+    for (int i = 0; i < v->n_frames; i++) {
+        int64_t second = (int64_t)v->seconds[i];
+        put(w, "\nFrame from ");
+        put_two_digits(w, (int)(second / 60));
+        put(w, ":");
+        put_two_digits(w, (int)(second % 60));
+        put(w, ":");
+        put_picture(w, c, &one_tile);
+    }
+    put(w, "\n\n");
+}
+
 // The next <image> mark of a text, or its end.
 static size_t find_mark(const char *s, size_t i, size_t n) {
     while (i < n && (n - i < MARK_BYTES || memcmp(s + i, MARK, MARK_BYTES) != 0)) i++;
@@ -493,9 +566,14 @@ static int count_marks(const SmolMessage *m) {
     return n;
 }
 
-// Pictures and text. The pictures stand where the text marks their places, or before it.
+// Pictures or a video, and text. The pictures stand where the text marks their places, or before it.
 static void put_content(Writer *w, const SmolConfig *c, const SmolMessage *m, int user) {
     int n_marks = count_marks(m);
+    if (m->video && m->n_pictures) {
+        w->code = fail(w->err, SMOL_E_LIMIT, "a message has pictures or a video, not both");
+        return;
+    }
+    if (m->video) put_video(w, c, m->video);
     if (n_marks && n_marks != m->n_pictures) {
         w->code = fail(w->err, SMOL_E_LIMIT, "<image> marks: %d, pictures: %d; there must be as many marks as pictures, or none", n_marks,
                        m->n_pictures);
@@ -509,7 +587,7 @@ static void put_content(Writer *w, const SmolConfig *c, const SmolMessage *m, in
         put_picture(w, c, &m->pictures[k]);
         begin = mark + MARK_BYTES;
     }
-    put_text(w, m->text + begin, m->n_text - begin, user);
+    if (begin < m->n_text) put_text(w, m->text + begin, m->n_text - begin, user);  // no text may be NULL
 }
 
 static int begins_with_picture(const SmolMessage *m) {

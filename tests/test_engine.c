@@ -62,7 +62,7 @@ static void test_prompt(void) {
     SmolSpan user[8];
     int32_t ids[TINY_TEXT];
     SmolPrompt prompt = {.text = text, .text_cap = sizeof text, .user = user, .user_cap = 8};
-    SmolMessage message = {"user", question, strlen(question), &tiny.tiling, 1};
+    SmolMessage message = {"user", question, strlen(question), &tiny.tiling, 1, NULL};
     if (smol_prompt_chat(&tiny.model, &message, 1, &prompt, &err)) tiny_fail(&err);
     SmolArena scratch = {.size = smol_tokenize_bytes(&tiny.model, prompt.n_text)};
     scratch.base = aligned_memory(scratch.size);

@@ -310,6 +310,41 @@ static void test_formats(void) {
     }
 }
 
+// ---- videos ----
+
+// First, second and last frame, and their number, as the reference takes them; tests/test_video.py has many more.
+static void test_video_frames(void) {
+    static const struct { int n_total; double fps; int max_frames, n, first, second, last; } cases[] = {
+        {240, 24, 0, 10, 0, 26, 239}, {1980, 30, 0, 64, 0, 31, 1979}, {2010, 30, 0, 64, 30, 60, 1980},
+        {10, 30, 0, 1, 0, 0, 0}, {1, 0.1, 0, 1, 0, 0, 0}, {3, 1, 0, 3, 0, 1, 2}, {2000, 1, 2, 2, 1, 1999, 1999},
+        {240, 24, 1000, 10, 0, 26, 239}, {INT32_MAX, 1e-3, 1, 1, 0, 0, 0},
+    };
+    SmolConfig c = {.video_max_frames = 64, .video_size = 512, .video_fps = 1};
+    SmolErr err;
+    int frames[64];
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int n = smol_video_sample(&c, cases[i].n_total, cases[i].fps, cases[i].max_frames, frames, &err);
+        CHECK(n == cases[i].n && frames[0] == cases[i].first && frames[n - 1] == cases[i].last,
+              "%d at %g: %d frames, %d to %d", cases[i].n_total, cases[i].fps, n, frames[0], frames[n - 1]);
+        CHECK(n == 1 || frames[1] == cases[i].second, "%d at %g: %d", cases[i].n_total, cases[i].fps, frames[1]);
+    }
+    CHECK(smol_video_sample(&c, 0, 24, 0, frames, &err) == SMOL_E_FORMAT, "no frames");
+    CHECK(smol_video_sample(&c, 9, 0, 0, frames, &err) == SMOL_E_LIMIT, "no frame a second");
+    CHECK(smol_video_sample(&c, 9, 1e7, 0, frames, &err) == SMOL_E_LIMIT, "too many frames a second");
+    c.video_max_frames = 0;
+    CHECK(smol_video_sample(&c, 9, 24, 0, frames, &err) == SMOL_E_FORMAT, "a model without videos");
+}
+
+static void test_video_tiling(void) {
+    SmolConfig c = settings(2048, 512, 64);
+    SmolTiling t;
+    SmolErr err;
+    c.video_size = 384;
+    CHECK(smol_video_tiling(&c, 640, 480, &t, &err) == 0, "%s", err.text);
+    CHECK(t.resized_w == 384 && t.resized_h == 288 && t.n_tiles == 1 && t.n_tokens == 64, "%d x %d", t.resized_w, t.resized_h);
+    CHECK(smol_video_tiling(&c, 0, 480, &t, &err) == SMOL_E_FORMAT, "no width");
+}
+
 int main(int argc, char **argv) {
     if (argc > 1) golden = argv[1];
     test_tiling();
@@ -319,5 +354,7 @@ int main(int argc, char **argv) {
     test_normalisation();
     test_memory();
     test_tiles();
+    test_video_frames();
+    test_video_tiling();
     return test_end("image");
 }

@@ -5,6 +5,8 @@
 #include "../internal.h"
 #include "test.h"
 
+#include <math.h>
+
 enum { VOCAB_SIZE = 700, MAX_SPANS = 8 };
 
 static uint8_t *section;
@@ -121,10 +123,10 @@ static int prompt_is(const SmolPrompt *p, const char *expected) {
 static void test_chat(const SmolModel *m) {
     const SmolTiling whole = {0}, split[] = {{.rows = 1, .cols = 2}, {0}};
     SmolMessage messages[] = {
-        {"system", "You are terse.", 14, NULL, 0},
-        {"user", "Describe.", 9, &whole, 1},
-        {"assistant", "A cat.", 6, NULL, 0},
-        {"user", "", 0, split, 2},
+        {"system", "You are terse.", 14, NULL, 0, NULL},
+        {"user", "Describe.", 9, &whole, 1, NULL},
+        {"assistant", "A cat.", 6, NULL, 0, NULL},
+        {"user", "", 0, split, 2, NULL},
     };
     const char *expected =
         "<|im_start|>System: You are terse.<end_of_utterance>\n"
@@ -154,7 +156,7 @@ static void test_chat(const SmolModel *m) {
 
 static void test_raw(const SmolModel *m) {
     const SmolTiling whole = {0};
-    const SmolMessage message = {"user", "a <|im_end|>", 12, &whole, 1};
+    const SmolMessage message = {"user", "a <|im_end|>", 12, &whole, 1, NULL};
     for (int special = 0; special < 2; special++) {
         SmolErr err = {0};
         SmolPrompt p = {0};
@@ -174,7 +176,7 @@ static void test_raw(const SmolModel *m) {
     SmolPrompt p = {0};
     SmolErr err = {0};
     int32_t *ids;
-    CHECK(render(m, &(SmolMessage){"user", NULL, 0, NULL, 0}, 0, 0, &p, &err) == 0 && p.n_text == 0, "%s", err.text);
+    CHECK(render(m, &(SmolMessage){"user", NULL, 0, NULL, 0, NULL}, 0, 0, &p, &err) == 0 && p.n_text == 0, "%s", err.text);
     CHECK(tokenize(m, &p, &ids, &err) == 0, "%s", err.text);
     free(ids);
     drop(&p);
@@ -183,7 +185,7 @@ static void test_raw(const SmolModel *m) {
 // Pictures stand at the marks of a text that has them, as many as it has.
 static void test_marks(const SmolModel *m) {
     const SmolTiling whole[2] = {{0}, {0}};
-    SmolMessage message = {"user", "<image>a<image>", 15, whole, 2};
+    SmolMessage message = {"user", "<image>a<image>", 15, whole, 2, NULL};
     SmolErr err = {0};
     SmolPrompt p = {0};
     const char *expected =
@@ -199,10 +201,55 @@ static void test_marks(const SmolModel *m) {
     CHECK(smol_prompt_chat(m, &message, 1, &p, &err) == 0, "without pictures <image> is text: %s", err.text);
 }
 
+// The sentences of SmolVLMProcessor; the numbers' words and Python's timedelta.
+static void test_video(const SmolModel *m) {
+    static const double seconds[999] = {0, 59.99, 6000.5};
+    SmolVideo video = {3, seconds, 90061.9};
+    SmolMessage message = {.role = "user", .text = "What?", .n_text = 5, .video = &video};
+    SmolErr err = {0};
+    SmolPrompt p = {0};
+#define FRAME "<fake_token_around_image><global-img><image><image><image><fake_token_around_image>"
+    const char *expected =
+        "<|im_start|>User: You are provided the following series of three frames from a 1 day, 1:01:01 [H:MM:SS] video.\n"
+        "\nFrame from 00:00:" FRAME "\nFrame from 00:59:" FRAME "\nFrame from 100:00:" FRAME
+        "\n\nWhat?<end_of_utterance>\nAssistant:";
+#undef FRAME
+    CHECK(render(m, &message, 1, 0, &p, &err) == 0, "%s", err.text);
+    CHECK(prompt_is(&p, expected), "%.*s", (int)p.n_text, p.text);
+    drop(&p);
+    static const struct { int n; const char *words; } numbers[] = {
+        {1, "one"}, {10, "ten"}, {19, "nineteen"}, {20, "twenty"}, {64, "sixty-four"}, {100, "one hundred"},
+        {101, "one hundred and one"}, {340, "three hundred and forty"}, {999, "nine hundred and ninety-nine"},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        char words[96];
+        int n = snprintf(words, sizeof words, " following series of %s frames from a 0:00:07 [H", numbers[i].words);
+        video = (SmolVideo){numbers[i].n, seconds, 7};
+        CHECK(render(m, &message, 1, 0, &p, &err) == 0, "%s", err.text);
+        CHECK(memcmp(p.text + 38, words, (size_t)n) == 0, "%d: %.99s", numbers[i].n, p.text);
+        drop(&p);
+    }
+    const SmolTiling whole = {0};
+    message.pictures = &whole, message.n_pictures = 1;
+    CHECK(smol_prompt_chat(m, &message, 1, &p, &err) == SMOL_E_LIMIT, "pictures and a video");
+    message.n_pictures = 0;
+    const double wrong[] = {-1, 1e11, 1e300, (double)NAN};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        video = (SmolVideo){1, &wrong[i], 1};
+        CHECK(smol_prompt_chat(m, &message, 1, &p, &err) == SMOL_E_LIMIT, "a frame at %g seconds", wrong[i]);
+        video = (SmolVideo){1, seconds, wrong[i]};
+        CHECK(smol_prompt_chat(m, &message, 1, &p, &err) == SMOL_E_LIMIT, "a video of %g seconds", wrong[i]);
+    }
+    for (int n = 0; n <= 1000; n += 1000) {
+        video = (SmolVideo){n, seconds, 1};
+        CHECK(smol_prompt_chat(m, &message, 1, &p, &err) == SMOL_E_LIMIT, "%d frames", n);
+    }
+}
+
 // Every buffer that is too small is an error, and nothing is written past its end.
 static void test_caps(const SmolModel *m) {
     const SmolTiling whole = {0};
-    const SmolMessage messages[] = {{"user", "What?\xff", 6, &whole, 1}, {"assistant", "Yes", 3, NULL, 0}};
+    const SmolMessage messages[] = {{"user", "What?\xff", 6, &whole, 1, NULL}, {"assistant", "Yes", 3, NULL, 0, NULL}};
     SmolErr err = {0};
     SmolPrompt count = {0};
     CHECK(smol_prompt_chat(m, messages, 2, &count, &err) == 0, "%s", err.text);
@@ -243,7 +290,7 @@ static void test_invalid_utf8(const SmolModel *m) {
         char *text = memcpy(malloc(n), cases[i][0], n);  // no zero after it
         SmolErr err = {0};
         SmolPrompt p = {0};
-        render(m, &(SmolMessage){"user", text, n, NULL, 0}, 0, 0, &p, &err);
+        render(m, &(SmolMessage){"user", text, n, NULL, 0, NULL}, 0, 0, &p, &err);
         CHECK(prompt_is(&p, expected), "case %zu: %.*s", i, (int)p.n_text, p.text);
         drop(&p);
         free(text);
@@ -448,6 +495,7 @@ int main(int argc, char **argv) {
     test_chat(&m);
     test_raw(&m);
     test_marks(&m);
+    test_video(&m);
     test_caps(&m);
     test_invalid_utf8(&m);
     test_misuse(&m);

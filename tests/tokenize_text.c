@@ -71,6 +71,7 @@ static void read_message(SmolMessage *message, SmolTiling *pictures) {
     message->text = (char *)unhex(strtok(NULL, " "), &message->n_text);
     message->pictures = pictures;
     message->n_pictures = 0;
+    message->video = NULL;
     for (char *s; (s = strtok(NULL, " ")) && *s != ';';) {
         SmolTiling *t = &pictures[message->n_pictures++];
         *t = (SmolTiling){0};
