@@ -4,6 +4,7 @@
 # make test     everything: sets up .venv with the pinned Python packages, then C tests and comparisons with transformers
 # make oracle   makes the golden files again from PyTorch and transformers; fails if they differ from what is committed
 # make debug    build/debug/run, with the address and undefined-behaviour sanitizers
+# make fuzz     libFuzzer on the pictures, the tokenizer and the model file, FUZZ_SECONDS each (60)
 # make clean    removes what was built
 
 CC = cc
@@ -53,7 +54,21 @@ test: check .venv/ready run
 oracle: .venv/ready run
 	.venv/bin/python tests/oracle.py
 
+# Needs clang. What it finds beyond tests/fuzz/corpus stays in build/fuzz/corpus.
+FUZZ_SECONDS = 60
+FUZZERS = png jpeg bmp pnm tokenizer model
+
+$(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/fuzz/*.h)
+	$(COMPILE) -fsanitize=fuzzer -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
+
+$(BUILD)/test_fuzz: $(wildcard tests/fuzz/*.[ch])
+
+fuzz:
+	$(MAKE) BUILD=build/fuzz CC=clang OPENMP= $(FUZZERS:%=build/fuzz/fuzz_%) \
+		CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
+	tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(FUZZERS)
+
 clean:
 	rm -rf run build
 
-.PHONY: demo check debug test oracle clean
+.PHONY: demo check debug test oracle fuzz clean
