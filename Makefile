@@ -35,7 +35,7 @@ $(BUILD)/test_%: tests/test_%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
 	$(COMPILE) -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
 
 demo: run
-	./run models/demo/demo.smol -i models/demo/pictures/display.png "What does the display show?"
+	./run models/demo/demo.smol -i models/demo/pictures/06_display.png "Read the meter."
 
 check: $(BUILD)/run $(TESTS)
 	tests/check.sh $(TESTS)
