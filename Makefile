@@ -18,7 +18,7 @@ OPENMP := $(shell printf '\043include <omp.h>\nint main(void){return 0;}' | $(CC
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(OPENMP)
 
 ENGINE = support sha256 ops quant kernels_avx2 attention model engine vision decoder image png jpeg bmp exif tokenizer
-PROGRAM = run options report trace host
+PROGRAM = run options report trace video host
 TESTS = $(patsubst tests/test_%.c,$(BUILD)/test_%,$(wildcard tests/test_*.c))
 
 run: $(BUILD)/run

@@ -1,4 +1,5 @@
-// cli.h: what the files of the command line (run.c, options.c, report.c, trace.c, host.c) share. None of this is the engine.
+// cli.h: what the files of the command line share: run.c, options.c, report.c, trace.c, video.c, host.c. None of this
+// is the engine.
 
 #ifndef CLI_H
 #define CLI_H
@@ -7,12 +8,14 @@
 
 #include <stdio.h>
 
-enum { MAX_IMAGES = 64 };
+enum { MAX_IMAGES = 64, MAX_VIDEOS = 16 };
 
 // ---- options.c ----
 
 typedef struct {
-    const char *model, *prompt, *system, *trace, *kernel;
+    const char *model, *prompt, *system, *trace, *kernel, *video;
+    double fps;      // 0: as the video says
+    int max_frames;  // 0: as the model says
     const char *images[MAX_IMAGES];
     int n_images;
     int n_tokens, context, threads, max_tiles;  // max_tiles 0: no bound; context 0: as long as the prompt and the answer need
@@ -47,6 +50,9 @@ void buffer_add(Buffer *b, const char *bytes, size_t n);
 // A regular file is mapped; anything else, and standard input for "-", is read. NULL with err->text filled on failure.
 const uint8_t *load_file(const char *name, size_t *n, SmolErr *err);
 
+// One line from standard input without its end, which may be CR LF; 0 at the end of input.
+int read_line(Buffer *line);
+
 // Holds the bytes of a character until it is complete, then adds it to out. What is no UTF-8 becomes U+FFFD.
 typedef struct {
     char held[4];
@@ -57,6 +63,44 @@ void utf8_add(Utf8 *u, Buffer *out, char c);
 void utf8_end(Utf8 *u, Buffer *out);
 
 double now_ms(void);
+
+// ---- video.c ----
+
+// A video, and which of its frames are taken. They come one at a time.
+typedef struct {
+    char *name;
+    SmolVideo video;
+    SmolTiling tiling;       // of each frame
+    size_t work_bytes;       // what a frame needs while it is loaded
+    int *frames;             // (video.n_frames) their numbers, from 0
+    double *seconds;         // (video.n_frames)
+    int width, height, n_total;
+    double fps;
+
+    int kind;
+    char **names;            // (n_total) of a folder, in order; NULL of a stream
+    void *mapped;            // the file last asked for
+    size_t n_mapped;
+    FILE *stream;
+    uint64_t size, first;    // its bytes, and where the first frame begins
+    int at;                  // the frame that comes next
+    int across, down, full_range;  // Y4M: pixels that share a chroma sample, and whether black is 0
+    uint8_t *bytes;          // (n_bytes) the frame last asked for
+    size_t n_bytes;
+} Video;
+
+// Counts the frames and chooses those to take. fps 0 and max_frames 0: not given. On failure err says why, and v is
+// closed.
+int video_open(Video *v, const char *name, const SmolConfig *c, double fps, int max_frames, SmolErr *err);
+
+// Chooses again.
+int video_choose(Video *v, const SmolConfig *c, int max_frames, SmolErr *err);
+
+// A frame by its number, good until the next call. Adds the frame to the error, as video_blame does to any other.
+int video_frame(Video *v, int frame, SmolPicture *p, SmolErr *err);
+int video_blame(const Video *v, int frame, SmolErr *err);
+
+void video_close(Video *v);
 
 // ---- run.c ----
 
@@ -77,7 +121,7 @@ void report_info(const SmolModel *m, const char *name);
 void report_plan(const SmolModel *m, const SmolLimits *limits, size_t picture_bytes);
 void report_timings(const Answer *a, const char *kernel, int n_threads);
 void report_json(const Options *o, const SmolModel *m, const Answer *a, const int32_t *prompt, const SmolPicture *pictures,
-                 const SmolTiling *tilings, int n_pictures, size_t memory, const char *kernel);
+                 const SmolTiling *tilings, int n_pictures, const SmolVideo *video, size_t memory, const char *kernel);
 void report_ids(const int32_t *ids, long n, int json);
 size_t peak_memory(void);  // bytes of this process, 0 where it is not known
 

@@ -93,6 +93,18 @@ const uint8_t *load_file(const char *name, size_t *n, SmolErr *err) {
     return bytes;
 }
 
+int read_line(Buffer *line) {
+    int c;
+    line->n = 0;
+    buffer_add(line, "", 0);
+    while ((c = getchar()) != EOF && c != '\n') {
+        char byte = (char)c;
+        buffer_add(line, &byte, 1);
+    }
+    if (line->n && line->bytes[line->n - 1] == '\r') line->bytes[--line->n] = 0;
+    return c != EOF || line->n > 0;
+}
+
 // ---- text as whole characters ----
 
 static int utf8_length(unsigned char first) {

@@ -16,9 +16,13 @@ static const char help[] =
     "\n"
     "  run models/demo/demo.smol -i models/demo/pictures/meter.png \"What does the display read?\"\n"
     "  run smolvlm2-256m.smol -i cat.jpg               no PROMPT: a chat; /image FILE adds a picture\n"
+    "  ffmpeg -i in.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - | run smolvlm2-256m.smol -v - \"What happens?\"\n"
     "\n"
     "input\n"
     "  -i, --image FILE      picture (PNG, JPEG, BMP, PNM), repeatable, in order; - reads standard input\n"
+    "  -v, --video FILE      video: a folder of pictures in order of name, or a Y4M or PPM stream, - too\n"
+    "      --fps F           frames a second, where the video does not say it as Y4M does (24)\n"
+    "      --max-frames N    at most N frames, spread over the video (as many as the model was made for)\n"
     "  -s, --system TEXT     system prompt\n"
     "      --no-tiling       only the view of the whole picture: faster, less detail\n"
     "      --max-tiles N     at most N tiles for each picture: the largest size that needs no more\n"
@@ -76,6 +80,16 @@ static int parse_float(const char *text, float min, float max, float *out) {
     return 1;
 }
 
+// In double, so that 29.97 is the reference's 29.97.
+static int parse_rate(const char *text, double *out) {
+    char *end;
+    errno = 0;
+    double v = strtod(text, &end);
+    if (end == text || *end || errno || !(v >= 1e-3 && v <= 1e6) || !has_only(text, "0123456789.eE+-")) return 0;
+    *out = v;
+    return 1;
+}
+
 static int parse_seed(const char *text, uint64_t *out) {
     char *end;
     errno = 0;
@@ -119,6 +133,17 @@ static int add_image(Options *o, const char *name) {
     return 0;
 }
 
+static int check_video(const Options *o) {
+    if (o->video && o->n_images) return usage_error("a question has pictures or a video, not both", "");
+    if (o->prompt && !o->video && (o->fps > 0 || o->max_frames)) {
+        return usage_error("--fps and --max-frames go with --video", "");
+    }
+    if (o->video && !o->prompt && !strcmp(o->video, "-")) {
+        return usage_error("a chat reads questions from standard input, so it cannot be a video", "");
+    }
+    return 0;
+}
+
 static int check_together(const Options *o) {
     int alone = o->info || o->verify;
     if (!o->model) return usage_error("no MODEL given", "");
@@ -129,7 +154,9 @@ static int check_together(const Options *o) {
     }
     if (o->json && (alone || o->plan)) return usage_error("--info, --verify and --plan have no JSON", "");
     if (o->trace && (o->plan || o->tokenize)) return usage_error("--plan and --tokenize stop before there is a trace", "");
-    if (alone && (o->prompt || o->n_images)) return usage_error("--info and --verify take no prompt and no picture", "");
+    if (alone && (o->prompt || o->n_images || o->video)) {
+        return usage_error("--info and --verify take no prompt and no picture or video", "");
+    }
     if (!alone && !o->prompt && (o->raw || o->tokenize || o->trace || o->plan)) {
         return usage_error("--raw, --tokenize, --trace and --plan want a PROMPT", "");
     }
@@ -138,15 +165,18 @@ static int check_together(const Options *o) {
             return usage_error("a chat reads questions from standard input, so it cannot be a picture", "");
         }
     }
-    return -1;
+    return check_video(o) ? 2 : -1;
 }
 
 int options_parse(Options *o, int argc, char **argv) {
-    const char *image = NULL, *seed = NULL;
+    const char *image = NULL, *video = NULL, *seed = NULL, *fps = NULL;
     *o = (Options){.n_tokens = 256, .top_p = 1, .threads = (int)sysconf(_SC_NPROCESSORS_ONLN)};
     if (o->threads < 1) o->threads = 1;
     const Option options[] = {
         {"--image", "-i", .text = &image},
+        {"--video", "-v", .text = &video},
+        {"--fps", NULL, .text = &fps},
+        {"--max-frames", NULL, .number = &o->max_frames, .min = 1},
         {"--system", "-s", .text = &o->system},
         {"--no-tiling", NULL, .flag = &o->no_tiling},
         {"--max-tiles", NULL, .number = &o->max_tiles, .min = 1},
@@ -198,6 +228,11 @@ int options_parse(Options *o, int argc, char **argv) {
         if (i + 1 == argc) return usage_error("a value is missing after ", arg);
         if (take_value(found, arg, argv[++i])) return 2;
         if (found->text == &image && add_image(o, image)) return 2;
+        if (found->text == &video && o->video) return usage_error("a question has one video, not also ", video);
+        if (found->text == &video) o->video = video;
+    }
+    if (fps && !parse_rate(fps, &o->fps)) {
+        return usage_error("--fps wants a number from 0.001 to 1000000, not ", *fps ? fps : "\"\"");
     }
     if (seed && !parse_seed(seed, &o->seed)) return usage_error("--seed wants a whole number of at least 0, not ", *seed ? seed : "\"\"");
     return o->list_kernels ? -1 : check_together(o);

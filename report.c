@@ -135,8 +135,18 @@ static void print_tiles(const SmolPicture *pictures, const SmolTiling *tilings, 
     putchar(']');
 }
 
+static void print_video(const SmolConfig *c, const SmolVideo *v) {
+    if (!v) {
+        fputs(",\"video\":null", stdout);
+        return;
+    }
+    printf(",\"video\":{\"frames\":%d,\"seconds\":[", v->n_frames);
+    for (int i = 0; i < v->n_frames; i++) printf("%s%.3f", i ? "," : "", v->seconds[i]);
+    printf("],\"duration\":%.3f,\"tokens\":%d}", v->duration, v->n_frames * c->image_seq_len);
+}
+
 void report_json(const Options *o, const SmolModel *m, const Answer *a, const int32_t *prompt, const SmolPicture *pictures,
-                 const SmolTiling *tilings, int n_pictures, size_t memory, const char *kernel) {
+                 const SmolTiling *tilings, int n_pictures, const SmolVideo *video, size_t memory, const char *kernel) {
     fputs("{\"text\":", stdout);
     print_string(a->text.bytes, a->text.n);
     fputs(",\"tokens\":", stdout);
@@ -145,6 +155,7 @@ void report_json(const Options *o, const SmolModel *m, const Answer *a, const in
     report_ids(prompt, a->n_prompt, 1);
     printf(",\"finish\":\"%s\"", a->finish);
     print_tiles(pictures, tilings, n_pictures);
+    print_video(&m->config, video);
     printf(",\"timings\":{\"load_ms\":%.3f,\"encode_ms\":%.3f,\"prompt_ms\":%.3f,\"decode_ms\":%.3f,\"reused_tokens\":%d}",
            a->load_ms, a->encode_ms, a->prompt_ms, a->decode_ms, a->n_reused);
     printf(",\"memory\":{\"planned_bytes\":%zu,\"model_bytes\":%zu,\"peak_bytes\":%zu}", memory, m->n_bytes, peak_memory());

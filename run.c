@@ -29,13 +29,16 @@ typedef struct {
     SmolTiling tilings[MAX_IMAGES];
     const char *picture_names[MAX_IMAGES];
     int n_pictures, n_asked;  // those of messages already rendered
-    int n_encoded;            // those in the KV cache
+    Video videos[MAX_VIDEOS];
+    int n_videos, n_videos_asked;
+    int n_encoded;  // messages whose pictures and videos are in the KV cache
 
     int32_t *ids;  // the prompt
     long n_ids;
     int32_t *cached;  // what the KV cache holds, smol_position() of them
     SmolSampling sampling;
-    char stage[40];  // "tile 3/13", for the progress line
+    int frame, n_frames;  // of the video that is encoded
+    char stage[40];       // "tile 3/13", for the progress line
 } Session;
 
 static volatile sig_atomic_t interrupted;
@@ -72,19 +75,30 @@ static void add_message(Session *s, const char *role, const char *text, size_t n
     s->messages[s->n_messages++] = (SmolMessage){.role = role, .text = copy, .n_text = n};
 }
 
-// A question with the pictures added since the last one.
+// A question with the pictures or the video added since the last one.
 static void add_question(Session *s, const char *text, size_t n) {
     add_message(s, "user", text, n);
     SmolMessage *m = &s->messages[s->n_messages - 1];
     m->pictures = s->tilings + s->n_asked;
     m->n_pictures = s->n_pictures - s->n_asked;
     s->n_asked = s->n_pictures;
+    if (s->n_videos > s->n_videos_asked) m->video = &s->videos[s->n_videos_asked++].video;
+}
+
+static Video *video_of(Session *s, const SmolMessage *m) {
+    int i = 0;
+    while (&s->videos[i].video != m->video) i++;
+    return &s->videos[i];
 }
 
 static void drop_question(Session *s) {
     const SmolMessage *m = &s->messages[--s->n_messages];
     s->n_asked -= m->n_pictures;
     s->n_pictures = s->n_asked;
+    if (m->video) {
+        video_close(video_of(s, m));
+        s->n_videos = --s->n_videos_asked;
+    }
 }
 
 static size_t pixel_bytes(const SmolConfig *c) {
@@ -111,6 +125,10 @@ static int add_picture(Session *s, const char *name, SmolErr *err) {
         snprintf(err->text, sizeof err->text, "too many pictures, the most is %d", MAX_IMAGES);
         return -1;
     }
+    if (s->n_videos > s->n_videos_asked) {
+        snprintf(err->text, sizeof err->text, "a question has pictures or a video, not both");
+        return -1;
+    }
     size_t n;
     const uint8_t *bytes = load_file(name, &n, err);
     if (!bytes || smol_picture_probe(&s->pictures[i], bytes, n, err) ||
@@ -122,6 +140,31 @@ static int add_picture(Session *s, const char *name, SmolErr *err) {
     s->picture_names[i] = name;
     s->n_pictures++;
     return 0;
+}
+
+// Opens a video and chooses its frames. Returns 0, or -1 with err filled.
+static int add_video(Session *s, const char *name, SmolErr *err) {
+    Video *v = &s->videos[s->n_videos];
+    const char *why = s->n_videos == MAX_VIDEOS            ? "too many videos"
+                      : s->n_videos > s->n_videos_asked    ? "a question has one video, and there is one already"
+                      : s->n_pictures > s->n_asked         ? "a question has pictures or a video, not both"
+                      : !s->opt.prompt && !strcmp(name, "-") ? "a chat reads questions from standard input"
+                                                           : NULL;
+    if (why) return snprintf(err->text, sizeof err->text, "%s", why), -1;
+    if (video_open(v, name, &s->model.config, s->opt.fps, s->opt.max_frames, err)) return -1;
+    size_t work = v->work_bytes + pixel_bytes(&s->model.config);
+    if (work > s->picture_bytes) s->picture_bytes = work;
+    s->n_videos++;
+    return 0;
+}
+
+// What the command line names, for the first question.
+static void add_inputs(Session *s) {
+    SmolErr err;
+    for (int i = 0; i < s->opt.n_images; i++) {
+        if (add_picture(s, s->opt.images[i], &err)) die(s->opt.images[i], err.text);
+    }
+    if (s->opt.video && add_video(s, s->opt.video, &err)) die(s->opt.video, err.text);
 }
 
 static int render(const Session *s, SmolPrompt *out, SmolErr *err) {
@@ -153,9 +196,10 @@ static int tokenize(Session *s, SmolErr *err) {
 
 // ---- memory ----
 
-static int image_tokens(const Session *s, int first_picture) {
+static int image_tokens(const Session *s) {
     int n = 0;
-    for (int i = first_picture; i < s->n_pictures; i++) n += s->tilings[i].n_tokens;
+    for (int i = 0; i < s->n_pictures; i++) n += s->tilings[i].n_tokens;
+    for (int i = 0; i < s->n_videos; i++) n += s->videos[i].video.n_frames * s->model.config.image_seq_len;
     return n;
 }
 
@@ -174,22 +218,40 @@ static int fits_untiled(Session *s, int context) {
     return fits;
 }
 
+// How many frames of the question's video would fit, 0 if none. s->ids and the choice of frames are lost, but then they
+// did not fit.
+static int fitting_frames(Session *s, int context) {
+    const SmolMessage *m = &s->messages[s->n_messages - 1];
+    SmolErr err;
+    for (int n = m->video ? m->video->n_frames - 1 : 0; n > 0; n--) {
+        if (video_choose(video_of(s, m), &s->model.config, n, &err) || tokenize(s, &err)) return 0;
+        if (s->n_ids < context) return n;
+    }
+    return 0;
+}
+
 // Whether the prompt and one token more fit the context, or an error that says what would.
 static int check_context(Session *s, int context, SmolErr *err) {
     const SmolConfig *c = &s->model.config;
     long n_ids = s->n_ids;
-    int n_image = image_tokens(s, 0), n_tiles = 0;
+    int n_image = image_tokens(s), n_tiles = 0, n_frames = 0, fitting;
     if (n_ids < 1) return snprintf(err->text, sizeof err->text, "the prompt is empty"), -1;
     if (n_ids < context) return 0;
     for (int i = 0; i < s->n_pictures; i++) n_tiles += s->tilings[i].n_tiles;
-    char pictures[48] = "", fewer[56] = "", longer[40] = "";
-    if (n_image) snprintf(pictures, sizeof pictures, ", %d of them from %d tiles", n_image, n_tiles);
+    for (int i = 0; i < s->n_videos; i++) n_frames += s->videos[i].video.n_frames;
+    char pictures[64] = "", fewer[56] = "", longer[40] = "";
+    if (n_image) {
+        const char *what = n_frames == 0 ? "tiles" : n_tiles == 0 ? "frames" : "tiles and frames";
+        snprintf(pictures, sizeof pictures, ", %d of them from %d %s", n_image, n_tiles + n_frames, what);
+    }
     if (n_ids < c->max_positions) {
         int64_t wanted = (int64_t)n_ids + s->opt.n_tokens;
         snprintf(longer, sizeof longer, "; -c %d would fit", wanted < c->max_positions ? (int)wanted : c->max_positions);
     }
     if (n_tiles > s->n_pictures && fits_untiled(s, context)) {
         snprintf(fewer, sizeof fewer, "; --no-tiling would fit, with %d image tokens", s->n_pictures * c->image_seq_len);
+    } else if ((fitting = fitting_frames(s, context))) {
+        snprintf(fewer, sizeof fewer, "; --max-frames %d would fit", fitting);
     }
     snprintf(err->text, sizeof err->text, "the prompt has %ld tokens%s, and the context holds %d (the model's most is %d)%s%s",
              n_ids, pictures, context, c->max_positions, longer, fewer);
@@ -209,9 +271,9 @@ static int plan(Session *s, SmolErr *err) {
     s->limits = (SmolLimits){
         .context = context,
         .batch = context < BATCH ? context : BATCH,
-        .n_image_tokens = o->prompt ? image_tokens(s, 0) : context,
+        .n_image_tokens = o->prompt ? image_tokens(s) : context,
         .n_threads = o->threads,
-        .vision = !o->prompt || s->n_pictures > 0,
+        .vision = !o->prompt || s->n_pictures > 0 || s->n_videos > 0,
         .all_logits = o->trace != NULL,
         .kernel = o->kernel,
     };
@@ -235,17 +297,18 @@ static int start(Session *s, SmolErr *err) {
 
 // ---- pictures to features ----
 
-static int encode_picture(Session *s, int i, float *features, SmolErr *err) {
+static int encode_picture(Session *s, const SmolPicture *p, const SmolTiling *tiling, float *features, SmolErr *err) {
     const SmolConfig *c = &s->model.config;
     SmolTiles tiles;
-    size_t n_bytes = smol_picture_bytes(c, &s->pictures[i], &s->tilings[i]);
+    size_t n_bytes = smol_picture_bytes(c, p, tiling);
     uint8_t *memory = need(NULL, n_bytes + pixel_bytes(c) + 64, "picture");
     uint8_t *aligned = memory + (64 - (uintptr_t)memory % 64) % 64;
     float *pixels = (float *)(aligned + n_bytes);
     SmolArena arena = {.base = aligned, .size = n_bytes};
-    int code = smol_picture_load(c, &s->pictures[i], &s->tilings[i], &arena, &tiles, err);
+    int code = smol_picture_load(c, p, tiling, &arena, &tiles, err);
     for (int t = 0; !code && t < tiles.tiling.n_tiles; t++) {
-        snprintf(s->stage, sizeof s->stage, "tile %d/%d", t + 1, tiles.tiling.n_tiles);
+        if (s->n_frames) snprintf(s->stage, sizeof s->stage, "frame %d/%d", s->frame + 1, s->n_frames);
+        else snprintf(s->stage, sizeof s->stage, "tile %d/%d", t + 1, tiles.tiling.n_tiles);
         smol_tile_pixels(c, &tiles, t, pixels);
         if (s->trace) trace_add(s->trace, "pixel_values", pixels, 3 * c->tile_size, c->tile_size, c->tile_size);
         code = smol_encode_tile(s->engine, pixels, features + (size_t)(t * c->image_seq_len) * (size_t)c->dim, err);
@@ -254,20 +317,56 @@ static int encode_picture(Session *s, int i, float *features, SmolErr *err) {
     return code;
 }
 
-// All pictures that the KV cache does not hold yet; returns the rows of features, or a negative code.
-static int encode_pictures(Session *s, Answer *a, SmolErr *err, const char **culprit) {
-    int n_rows = 0;
-    double begin = now_ms();
-    for (int i = s->n_encoded; i < s->n_pictures; i++) {
-        float *features = smol_features(s->engine) + (size_t)n_rows * (size_t)s->model.config.dim;
-        int code = encode_picture(s, i, features, err);
-        if (code) {
-            *culprit = s->picture_names[i];
-            return code;
-        }
+static int encode_video(Session *s, Video *v, float *features, SmolErr *err) {
+    const SmolConfig *c = &s->model.config;
+    SmolPicture p;
+    int code = 0;
+    s->n_frames = v->video.n_frames;
+    for (s->frame = 0; !code && s->frame < s->n_frames; s->frame++) {
+        int number = v->frames[s->frame];
+        if ((code = video_frame(v, number, &p, err))) break;
+        size_t row = (size_t)s->frame * (size_t)c->image_seq_len;
+        code = encode_picture(s, &p, &v->tiling, features + row * (size_t)c->dim, err);
+        if (code && code != SMOL_E_CANCELLED) video_blame(v, number, err);
+    }
+    s->n_frames = 0;
+    return code;
+}
+
+// The pictures or the video of a message; returns the rows of features, or a negative code.
+static int encode_message(Session *s, const SmolMessage *m, Answer *a, float *features, SmolErr *err,
+                          const char **culprit) {
+    const SmolConfig *c = &s->model.config;
+    int n_rows = 0, code = 0;
+    for (int k = 0; !code && k < m->n_pictures; k++) {
+        int i = (int)(m->pictures - s->tilings) + k;
+        *culprit = s->picture_names[i];
+        float *rows = features + (size_t)n_rows * (size_t)c->dim;
+        code = encode_picture(s, &s->pictures[i], &s->tilings[i], rows, err);
         n_rows += s->tilings[i].n_tokens;
         a->n_tiles += s->tilings[i].n_tiles;
     }
+    if (m->video) {
+        Video *v = video_of(s, m);
+        *culprit = v->name;
+        code = encode_video(s, v, features, err);
+        n_rows += v->video.n_frames * c->image_seq_len;
+        a->n_tiles += v->video.n_frames;
+    }
+    return code ? code : n_rows;
+}
+
+// All that the KV cache does not hold yet; returns the rows of features, or a negative code.
+static int encode_pictures(Session *s, Answer *a, SmolErr *err, const char **culprit) {
+    int n_rows = 0;
+    double begin = now_ms();
+    for (int i = s->n_encoded; i < s->n_messages; i++) {
+        float *features = smol_features(s->engine) + (size_t)n_rows * (size_t)s->model.config.dim;
+        int n = encode_message(s, &s->messages[i], a, features, err, culprit);
+        if (n < 0) return n;
+        n_rows += n;
+    }
+    *culprit = NULL;
     a->encode_ms = now_ms() - begin;
     return n_rows;
 }
@@ -324,7 +423,7 @@ static int decode(Session *s, Answer *a, int n_features, SmolErr *err) {
     int n_next = a->n_prompt - a->n_reused;
     int code = smol_forward(s->engine, next, n_next, n_features ? smol_features(s->engine) : NULL, n_features, &logits, err);
     if (code) return code;
-    s->n_encoded = s->n_pictures;
+    s->n_encoded = s->n_messages;
     memcpy(s->cached + a->n_reused, next, (size_t)n_next * sizeof *next);
     a->prompt_ms = now_ms() - begin;
 
@@ -369,7 +468,9 @@ static int answer(Session *s, Answer *a, SmolErr *err, const char **culprit) {
 static void report(const Session *s, const Answer *a) {
     const char *kernel = smol_kernel_name(s->engine);
     if (s->opt.json) {
-        report_json(&s->opt, &s->model, a, s->ids, s->pictures, s->tilings, s->n_pictures, s->engine_bytes + s->picture_bytes, kernel);
+        const SmolVideo *video = s->n_videos ? &s->videos[s->n_videos - 1].video : NULL;
+        report_json(&s->opt, &s->model, a, s->ids, s->pictures, s->tilings, s->n_pictures, video,
+                    s->engine_bytes + s->picture_bytes, kernel);
     } else {
         putchar('\n');
     }
@@ -383,9 +484,7 @@ static int ask_once(Session *s) {
     SmolErr err;
     Answer a;
     const char *culprit = NULL;
-    for (int i = 0; i < s->opt.n_images; i++) {
-        if (add_picture(s, s->opt.images[i], &err)) die(s->opt.images[i], err.text);
-    }
+    add_inputs(s);
     add_question(s, s->opt.prompt, strlen(s->opt.prompt));
     if (tokenize(s, &err)) die(NULL, err.text);
     if (s->opt.tokenize) {
@@ -406,19 +505,6 @@ static int ask_once(Session *s) {
 }
 
 // ---- chat ----
-
-// One line from standard input without its end, which may be CR LF; 0 at the end of input.
-static int read_line(Buffer *line) {
-    int c;
-    line->n = 0;
-    buffer_add(line, "", 0);
-    while ((c = getchar()) != EOF && c != '\n') {
-        char byte = (char)c;
-        buffer_add(line, &byte, 1);
-    }
-    if (line->n && line->bytes[line->n - 1] == '\r') line->bytes[--line->n] = 0;
-    return c != EOF || line->n > 0;
-}
 
 static void chat_question(Session *s, const Buffer *line) {
     SmolErr err;
@@ -449,15 +535,25 @@ static void chat_picture(Session *s, const char *name) {
     fprintf(stderr, "%s: %d tile%s, %d tokens\n", name, t->n_tiles, t->n_tiles == 1 ? "" : "s", t->n_tokens);
 }
 
+static void chat_video(Session *s, const char *name) {
+    SmolErr err;
+    if (add_video(s, name, &err)) {
+        complain(name, err.text);
+        return;
+    }
+    const Video *v = &s->videos[s->n_videos - 1];
+    int n = v->video.n_frames;
+    fprintf(stderr, "%s: %d of %d frames, %d tokens\n", name, n, v->n_total, n * s->model.config.image_seq_len);
+}
+
 static int chat(Session *s) {
     SmolErr err;
     Buffer line = {0};
     int terminal = isatty(STDIN_FILENO);
-    for (int i = 0; i < s->opt.n_images; i++) {
-        if (add_picture(s, s->opt.images[i], &err)) die(s->opt.images[i], err.text);
-    }
+    add_inputs(s);
     if (plan(s, &err) || start(s, &err)) die(NULL, err.text);
-    if (terminal) fputs("/image FILE adds a picture, /quit or Ctrl-D ends, Ctrl-C stops an answer\n", stderr);
+    const char *help = "/image FILE, /video FILE: part of the question; /quit or Ctrl-D ends, Ctrl-C stops an answer\n";
+    if (terminal) fputs(help, stderr);
     for (;;) {
         waiting = 1;
         interrupted = 0;
@@ -466,7 +562,8 @@ static int chat(Session *s) {
         waiting = 0;
         if (!more || !strcmp(line.bytes, "/quit")) break;
         if (!strncmp(line.bytes, "/image ", 7)) chat_picture(s, line.bytes + 7);
-        else if (line.bytes[0] == '/') complain(NULL, "there are /image FILE and /quit");
+        else if (!strncmp(line.bytes, "/video ", 7)) chat_video(s, line.bytes + 7);
+        else if (line.bytes[0] == '/') complain(NULL, "there are /image FILE, /video FILE and /quit");
         else if (line.n) chat_question(s, &line);
     }
     return 0;
