@@ -16,16 +16,17 @@ static uint64_t get_number(const uint8_t *p, int n, int big_endian) {
     return v;
 }
 
-// "II" or "MM" for the order of bytes, 42, where the first directory is: the number of its entries, then for each tag,
-// type, count, and the value, or where it is if it takes more than 4 bytes.
+// "II" or "MM" for the order of bytes, 42 (an asterisk), where the first directory is: the number of its entries, then
+// for each tag, type, count, and the value, or where it is if it takes more than 4 bytes.
 int exif_orientation(const uint8_t *bytes, size_t n) {
     static const uint8_t sizes[17] = {0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8};  // by type
     static const uint8_t whole[17] = {0, 0, 0, 1, 1, 0, 1, 0, 1, 1, 0, 0, 0, 1, 0, 0, 1};  // a number without fraction
-    int orientation = 0;
+    static const char magic[5][4] = {"II*", "MM\0*", "II\0*", "MM*", "MM\0+"};  // the last three are wrong, but taken
+    int orientation = 0, known = 0;
     for (; n >= 6 && memcmp(bytes, "Exif\0", 6) == 0; n -= 6) bytes += 6;
-    if (n < 8 || (memcmp(bytes, "II", 2) != 0 && memcmp(bytes, "MM", 2) != 0)) return 0;
+    for (int i = 0; i < 5 && n >= 8; i++) known |= memcmp(bytes, magic[i], 4) == 0;
+    if (!known) return n > 0;  // not TIFF: upright, for Pillow looks no further
     int big = bytes[0] == 'M';
-    if (bytes[2] + bytes[3] != 42 || bytes[2] * bytes[3] != 0) return 0;  // in either order, as Pillow takes it
     uint64_t at = get_number(bytes + 4, 4, big);
     if (at > n - 2) return 0;
     uint64_t n_entries = get_number(bytes + at, 2, big);

@@ -53,15 +53,15 @@ static int next_marker(const uint8_t *bytes, size_t n, size_t *at) {
     return -1;
 }
 
-// The segment that begins at *at with its length: *data and *n_data, without the length. *at moves behind it.
+// The segment that begins at *at with its length: *data and *n_data, without the length. *at moves behind it. A length
+// below 2 is impossible, and matters only where the segment is read: then *n_data is below 0.
 static int read_segment(const uint8_t *bytes, size_t n, size_t *at, const uint8_t **data, int *n_data, SmolErr *err) {
     if (n - *at < 2) return fail(err, SMOL_E_FORMAT, "JPEG: the file ends within a marker");
     int length = get_u16be(bytes + *at);
-    if (length < 2) length = 2;  // impossible; libjpeg too takes it as empty
     if ((size_t)length > n - *at) return fail(err, SMOL_E_FORMAT, "JPEG: the file ends within a marker segment");
     *data = bytes + *at + 2;
     *n_data = length - 2;
-    *at += (size_t)length;
+    *at += length < 2 ? 2 : (size_t)length;
     return 0;
 }
 
@@ -216,7 +216,7 @@ static int read_dqt(Jpeg *j, const uint8_t *data, int n, SmolErr *err) {
         data += size;
         n -= size;
     }
-    return 0;
+    return n == 0 ? 0 : fail(err, SMOL_E_FORMAT, "JPEG: a quantisation table of an impossible length");
 }
 
 // Codes of one length are consecutive numbers, from twice the end of the length before (T.81, C.2). All ones is none.
@@ -254,7 +254,7 @@ static int read_dht(Jpeg *j, const uint8_t *data, int n, SmolErr *err) {
         data += 17 + n_symbols;
         n -= 17 + n_symbols;
     }
-    return n == 0 ? 0 : fail(err, SMOL_E_FORMAT, "JPEG: %d bytes too many after a Huffman table", n);
+    return n == 0 ? 0 : fail(err, SMOL_E_FORMAT, "JPEG: a Huffman table of an impossible length");
 }
 
 // Frames of Motion JPEG leave out the tables when they are those that T.81 proposes (K.3): 0 for brightness, 1 for
@@ -502,7 +502,7 @@ static void idct_component(Component *c) {
 // T.81, B.2.3.
 static int read_sos(Jpeg *j, const uint8_t *data, int n, SmolErr *err) {
     Frame *f = &j->frame;
-    j->n_scan = n ? data[0] : 0;
+    j->n_scan = n > 0 ? data[0] : 0;
     if (j->n_frames == 0) return fail(err, SMOL_E_FORMAT, "JPEG: a scan comes before the frame header");
     if (j->n_scan < 1 || j->n_scan > 4 || n != 4 + 2 * j->n_scan)
         return fail(err, SMOL_E_FORMAT, "JPEG: a scan header of %d bytes for %d components", n, j->n_scan);

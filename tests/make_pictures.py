@@ -288,6 +288,16 @@ def jpeg_tables():
         yield f"jpeg_own_tables_but{which}", strip_tables(jpeg(20, 20, optimize=True), (which,))
     yield "jpeg_no_tables_progressive", strip_tables(jpeg(20, 20, progressive=True))
     yield "jpeg_no_tables_three_scans", strip_tables(split_scans(jpeg(subsampling="4:4:4")))
+    b, six = jpeg(20, 20), xmp_segment(XMP_ELEMENT % 6)
+    markers = {"huffman": b"\xff\xc4", "quantisation": b"\xff\xdb", "frame": b"\xff\xc0", "scan": b"\xff\xda"}
+    for name, marker in markers.items():
+        at = b.index(marker)
+        for length in (0, 1, 2):
+            yield f"jpeg_{name}_length{length}", b[: at + 2] + bytes([0, length]) + b[at + 4 :]
+    for name, data in [("no_tiff", b"Exif\0\0JUNK" + bytes(30)), ("short", b"Exif\0\0II*\0"), ("no", b"Exif\0\0"),
+                       ("odd", tiff(">", 3, 1, b"\0\3\0\0", magic=b"MM\0+"))]:
+        turned = jpeg(9, 6, exif=data)
+        yield f"jpeg_{name}_exif_and_xmp", turned[:2] + six + turned[2:]
 
 
 def jpeg_xmp():
