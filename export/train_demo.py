@@ -45,7 +45,7 @@ SAMPLES = [("number", GRIDS[0], "png"), ("number", GRIDS[1], "jpg"), ("word", GR
            ("word", GRIDS[1], "png"), ("display", GRIDS[0], "png"), ("display", GRIDS[0], "jpg"), ("handwriting", GRIDS[1], "png"),
            ("handwriting", GRIDS[0], "png"), ("how many", GRIDS[1], "png"), ("colour", GRIDS[0], "png"), ("shape", GRIDS[2], "png"),
            ("yes/no", GRIDS[1], "png")]
-FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "models", "demo")
+FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models", "demo")
 
 # ----------------------------------------------------------------------------------------------------------- tokenizer
 FIRST_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -179,7 +179,7 @@ def answer_logits(model, features, batch):
 
 # ---------------------------------------------------------------------------------------------------------------- data
 def make_batch(encode, drawn, grid):
-    """Draws put together: tiles, targets of looking, ids, and where the answers are."""
+    """Drawings put together: tiles, targets of looking, ids, and where the answers are."""
     prefix = encode("<|im_start|>User:" + image_text(*grid))
     tiles, cells, centres, ids, rows, columns, owner, tasks = [], [], [], [], [], [], [], []
     for row, (picture, things, questions) in enumerate(drawn):
@@ -332,7 +332,7 @@ def train(options):
                 line += " " + " ".join(f"{value:9.3f}" for value in result)
                 if options.adapt:                                     # more of what still goes wrong
                     shares[:] = 0.7 * shares + 0.3 * torch.tensor(0.25 + 6 * np.minimum(1 - result, 0.4))
-            tqdm.write(f"{line}  {(time.time() - began) / 60:5.1f}  waited {waited:.0f} s", end="\n")
+            tqdm.write(f"{line}  {(time.time() - began) / 60:5.1f}  waited {waited:.0f} s for data")
             sums[:] = 0
         if (step + 1) % EVAL_EVERY == 0 or step + 1 == options.steps:
             torch.save({"step": step + 1, "model": model.state_dict(), "average": average, "head": head.state_dict(),
@@ -350,6 +350,7 @@ def write_folder(folder, tokenizer, weights):
     model.load_state_dict(weights)
     model.generation_config.update(bos_token_id=1, eos_token_id=tokenizer.token_to_id("<end_of_utterance>"), pad_token_id=2)
     model.float().save_pretrained(folder)
+    os.chmod(os.path.join(folder, "model.safetensors"), 0o644)
     tokenizer.save(os.path.join(folder, "tokenizer.json"))
     named = {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "unk_token": "<|endoftext|>", "pad_token": "<|im_end|>"}
     extra = {"fake_image_token": "<fake_token_around_image>", "image_token": "<image>", "global_image_token": "<global-img>",
@@ -430,7 +431,7 @@ def evaluate(options):
         right = asked = 0
         while asked < options.pictures:
             grid = rng.choice(GRIDS[:2] if task in TASKS[:3] else GRIDS)
-            picture, _, questions = pictures.draw(rng, task, grid, "test", 1.0, options.mnist)
+            picture, _, questions = pictures.draw(rng, task, grid, options.split, 1.0, options.mnist)
             if questions[0][0] == task:                               # a picture may have no question of the wanted kind
                 asked += 1
                 right += reply(processor, model, picture, questions[0][1]) == questions[0][2]
@@ -473,6 +474,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--nice", type=int, default=10, help="niceness of the process that draws")
     parser.add_argument("--pictures", type=int, default=200, help="pictures a task for --eval")
+    parser.add_argument("--split", default="test", choices=("test", "train"), help="fonts and handwriting for --eval")
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True, help="Muon for the matrices, else AdamW")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--adapt", action=argparse.BooleanOptionalAction, default=True, help="draw more of what goes wrong")
