@@ -474,7 +474,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--nice", type=int, default=10, help="niceness of the process that draws")
     parser.add_argument("--pictures", type=int, default=200, help="pictures a task for --eval")
-    parser.add_argument("--split", default="test", choices=("test", "train"), help="fonts and handwriting for --eval")
+    parser.add_argument("--split", default="test", choices=("test", "train"), help="whose fonts and handwriting --eval uses")
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True, help="Muon for the matrices, else AdamW")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--adapt", action=argparse.BooleanOptionalAction, default=True, help="draw more of what goes wrong")
