@@ -182,6 +182,25 @@ def test_pixels_are_those_of_the_reference(plain, model, tmp_path, width, height
     assert np.array_equal(load_file(tmp_path / "t")["pixel_values"], expected)
 
 
+def test_answers_are_those_of_the_reference(plain, model, prompt_ids, tmp_path):
+    """Greedy, frame by frame through the reference's own model, as far as its first token that is nearly a tie."""
+    import torch
+    from reference import Reference
+    from safetensors.numpy import load_file
+
+    stream, rate, text = ppm_stream(rgb(grays(10))), 1, "What happens?"
+    args = [model, text, "-v", "-", "--fps", str(rate), "-n", "24"]
+    answer = ask(plain, *args, "--trace", tmp_path / "t", stdin=stream)
+    pixels = torch.tensor(load_file(tmp_path / "t")["pixel_values"])[None]
+    assert pixels.shape[1] == 10
+    reference = Reference(model.parent / "hf")
+    ids = torch.tensor([prompt_ids(reference_frames(10, rate), [question(text)])])
+    with torch.no_grad():
+        tokens, margins = reference.greedy({"input_ids": ids, "pixel_values": pixels}, 24)
+    sure = next((i for i, margin in enumerate(margins) if margin < 1e-3), len(margins))
+    assert sure > 5 and answer["tokens"][:sure] == tokens[:sure]
+
+
 # ---- the same frames from everywhere ----
 
 def test_the_same_frames_give_the_same_bits(program, model, tmp_path):
