@@ -74,6 +74,8 @@ void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok
                int causal, float *scratch) {
     int n_blocks = (n_tok + QUERIES - 1) / QUERIES, heads_per_kv = n_heads / kv->n_kv_heads;
     size_t part = (size_t)attention_floats(kv->n_pos, kv->head_dim);
+    int64_t work = (int64_t)n_tok * (n_seen + (causal ? n_tok / 2 : 0)) * n_heads * kv->head_dim;
+    if (work < 1 << 20) n_threads = 1;  // as in matmul
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1)
     for (int thread = 0; thread < n_threads; thread++) {
         for (int i = thread; i < n_blocks * n_heads; i += n_threads) {

@@ -60,6 +60,10 @@ static void panel_bias(float *y, size_t ldy, const Matrix *w, int row, int n_tok
 }
 
 void matmul(const Kernel *kernel, int n_threads, float *y, int ldy, const float *x, int ldx, const Matrix *w, int n_tok) {
+    // Waking threads costs microseconds, and milliseconds on a busy machine: a small product is done sooner without. Reading
+    // a weight from memory takes about as long as using it for 16 tokens.
+    int64_t work = (int64_t)w->n_rows * w->n_cols * (n_tok + 16);
+    if (work < 1 << 23) n_threads = 1;
     (void)n_threads;  // without OpenMP
 #pragma omp parallel for num_threads(n_threads)
     for (int row = 0; row < w->n_rows; row += LANES) {
