@@ -14,7 +14,7 @@ static const char help[] =
     "\n"
     "usage: run MODEL [options] [PROMPT]\n"
     "\n"
-    "  run models/demo/demo.smol -i models/demo/pictures/meter.png \"What does the display read?\"\n"
+    "  run models/demo/demo.smol -i models/demo/pictures/06_display.png \"Read the meter.\"\n"
     "  run smolvlm2-256m.smol -i cat.jpg               no PROMPT: a chat; /image FILE adds a picture\n"
     "  ffmpeg -i in.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - | run smolvlm2-256m.smol -v - \"What happens?\"\n"
     "\n"
