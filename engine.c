@@ -98,9 +98,9 @@ static int check_limits(const SmolModel *m, const SmolLimits *l, SmolErr *err) {
     if (l->context < 1 || l->context > m->config.max_positions) {
         return fail(err, SMOL_E_LIMIT, "context %d is not within 1 to the model's %d", l->context, m->config.max_positions);
     }
-    if (l->batch < 1 || l->n_image_tokens < 0 || l->n_threads < 1 || l->n_threads > 1024) {
-        return fail(err, SMOL_E_LIMIT, "batch %d, image tokens %d or threads %d is out of range", l->batch, l->n_image_tokens,
-                    l->n_threads);
+    if (l->n_threads < 1 || l->n_threads > 1024) return fail(err, SMOL_E_LIMIT, "%d threads are not within 1 to 1024", l->n_threads);
+    if (l->batch < 1 || l->n_image_tokens < 0) {
+        return fail(err, SMOL_E_LIMIT, "a batch of %d or %d image tokens is out of range", l->batch, l->n_image_tokens);
     }
     if (!kernel_find(l->kernel)) return fail(err, SMOL_E_LIMIT, "kernel %s is not known, or not for this machine", l->kernel);
     return 0;

@@ -125,8 +125,8 @@ uint64_t kv_floats(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_floats);
 // Stores the heads of one position: k, v (n_kv_heads * head_dim).
 void kv_store(const KvLayer *kv, int position, const float *k, const float *v);
 
-// q (n_tok, n_heads * head_dim) becomes the attention's output, in place. Token t sees positions 0 .. n_seen - 1, with
-// causal n_seen + t. scratch: attention_floats() for each thread.
+// q (n_tok, n_heads * head_dim) becomes the attention's output, in place. Each token sees the first n_seen positions; with
+// causal, token t sees the first n_seen + t. scratch: attention_floats() for each thread.
 void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok, int n_heads, const KvLayer *kv, int n_seen,
                int causal, float *scratch);
 uint64_t attention_floats(int n_pos, int head_dim);
@@ -146,7 +146,7 @@ Places model_places(const SmolConfig *c);
 
 // ---- engine.c ----
 
-// Everything an engine owns; the buffers lie in the arena in this order.
+// Everything an engine owns. engine.c lays the buffers out.
 struct SmolEngine {
     const SmolModel *model;
     const Kernel *kernel;
@@ -171,7 +171,8 @@ struct SmolEngine {
     // encoder scratch, in the same bytes as the decoder's
     float *vx, *vq;                 // (n_patch, v_dim)
     KvLayer vkv;                    // keys and values of all patches
-    float *block, *block2, *block3; // (VISION_BLOCK, widest of v_dim, 3 patch_size^2 and the shuffled row), (.., v_dim) twice
+    // (VISION_BLOCK, widest of v_dim, 3 patch_size^2 and the shuffled row), (.., wider of v_dim and dim), (.., v_dim)
+    float *block, *block2, *block3;
     float *vh;                      // (VISION_BLOCK, v_hidden_dim)
 
     float *scores, *vscores;  // attention scratch of the decoder and of the encoder, one part a thread

@@ -55,7 +55,7 @@ static float exp_f32(float x) {
     x = x > -87 ? x : -87;  // NaN too, so that the conversion below is always defined
     x = x < 87 ? x : 87;
     int n = (int)(x * 1.44269504f + (x < 0 ? -0.5f : 0.5f));
-    float r = x - (float)n * 0.693359375f;  // exact: 10 bits of ln 2 times a small n
+    float r = x - (float)n * 0.693359375f;  // exact: 355/512, the first bits of ln 2, times a small n
     r = r - (float)n * -2.12194440e-4f;     // the rest of ln 2
     float p = 1 / 5040.0f;
     p = p * r + 1 / 720.0f;

@@ -1,13 +1,13 @@
 // options.c: the command line, checked in full before anything else happens.
 
-#define _DEFAULT_SOURCE
-
 #include "cli.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 static const char help[] =
     "smol " SMOL_VERSION ": answers questions about pictures, on this machine and offline.\n"
@@ -36,7 +36,7 @@ static const char help[] =
     "      --seed N          for temperatures above 0 (0)\n"
     "machine\n"
     "  -c, --context N       tokens that prompt and answer may take together (as needed; chat: 4096)\n"
-    "  -j, --threads N       (all processors)\n"
+    "  -j, --threads N       (all processors that it may use)\n"
     "      --kernel NAME     use this kernel; --kernels lists those that this machine can run\n"
     "output\n"
     "  -V, --timings         timings and memory on standard error, after the answer\n"
@@ -101,27 +101,50 @@ static int parse_seed(const char *text, uint64_t *out) {
 
 // ---- options ----
 
+typedef enum { FLAG, TEXT, COUNT, REAL, IMAGE, VIDEO, RATE, SEED } Kind;
+
 typedef struct {
     const char *name, *letter;
-    int *flag;          // set to 1, or
-    const char **text;  // takes a value, or
-    int *number, min;   // takes an integer of at least min, or
-    float *real, most;  // takes a number of 0 to most
+    Kind kind;
+    size_t field;      // of Options
+    int least;         // COUNT: the smallest number allowed
+    float most;        // REAL: the largest; the smallest is 0
 } Option;
 
-// Takes the option's value; returns 0, or 2 after a message.
-static int take_value(const Option *o, const char *name, const char *value) {
-    char message[160];
-    if (o->text) *o->text = value;
-    if (o->number && !parse_int(value, o->min, INT32_MAX, o->number)) {
-        snprintf(message, sizeof message, "%s wants a whole number of at least %d, not \"%.40s\"", name, o->min, value);
-        return usage_error(message, "");
+static const Option options[] = {
+    {"--image", "-i", IMAGE, 0, 0, 0},
+    {"--video", "-v", VIDEO, 0, 0, 0},
+    {"--fps", NULL, RATE, 0, 0, 0},
+    {"--max-frames", NULL, COUNT, offsetof(Options, max_frames), 1, 0},
+    {"--system", "-s", TEXT, offsetof(Options, system), 0, 0},
+    {"--no-tiling", NULL, FLAG, offsetof(Options, no_tiling), 0, 0},
+    {"--max-tiles", NULL, COUNT, offsetof(Options, max_tiles), 1, 0},
+    {"--raw", NULL, FLAG, offsetof(Options, raw), 0, 0},
+    {"--special", NULL, FLAG, offsetof(Options, special), 0, 0},
+    {"--tokens", "-n", COUNT, offsetof(Options, n_tokens), 1, 0},
+    {"--temperature", "-t", REAL, offsetof(Options, temperature), 0, 100},
+    {"--top-p", NULL, REAL, offsetof(Options, top_p), 0, 1},
+    {"--top-k", NULL, COUNT, offsetof(Options, top_k), 0, 0},
+    {"--seed", NULL, SEED, 0, 0, 0},
+    {"--context", "-c", COUNT, offsetof(Options, context), 1, 0},
+    {"--threads", "-j", COUNT, offsetof(Options, threads), 1, 0},
+    {"--kernel", NULL, TEXT, offsetof(Options, kernel), 0, 0},
+    {"--kernels", NULL, FLAG, offsetof(Options, list_kernels), 0, 0},
+    {"--timings", "-V", FLAG, offsetof(Options, timings), 0, 0},
+    {"--json", NULL, FLAG, offsetof(Options, json), 0, 0},
+    {"--tokenize", NULL, FLAG, offsetof(Options, tokenize), 0, 0},
+    {"--trace", NULL, TEXT, offsetof(Options, trace), 0, 0},
+    {"--plan", NULL, FLAG, offsetof(Options, plan), 0, 0},
+    {"--info", NULL, FLAG, offsetof(Options, info), 0, 0},
+    {"--verify", NULL, FLAG, offsetof(Options, verify), 0, 0},
+};
+
+static const Option *find_option(const char *word) {
+    for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
+        const Option *o = &options[k];
+        if (!strcmp(word, o->name) || (o->letter && !strcmp(word, o->letter))) return o;
     }
-    if (o->real && !parse_float(value, 0, o->most, o->real)) {
-        snprintf(message, sizeof message, "%s wants a number from 0 to %g, not \"%.40s\"", name, (double)o->most, value);
-        return usage_error(message, "");
-    }
-    return 0;
+    return NULL;
 }
 
 static int add_image(Options *o, const char *name) {
@@ -131,6 +154,34 @@ static int add_image(Options *o, const char *name) {
     }
     o->images[o->n_images++] = name;
     return 0;
+}
+
+static int bad_number(const char *name, const char *wanted, const char *value) {
+    char message[160];
+    snprintf(message, sizeof message, "%s wants %s, not \"%.40s\"", name, wanted, value);
+    return usage_error(message, "");
+}
+
+// Takes the value that stands behind an option's name on the command line. Returns 0, or 2 after a message.
+static int take_value(Options *all, const Option *o, const char *name, const char *value) {
+    void *field = (char *)all + o->field;
+    char wanted[64];
+    switch (o->kind) {
+    case TEXT: *(const char **)field = value; return 0;
+    case IMAGE: return add_image(all, value);
+    case VIDEO:
+        if (all->video) return usage_error("a question has one video, not also ", value);
+        all->video = value;
+        return 0;
+    case RATE: return parse_rate(value, &all->fps) ? 0 : bad_number(name, "a number from 0.001 to 1000000", value);
+    case SEED: return parse_seed(value, &all->seed) ? 0 : bad_number(name, "a whole number of at least 0", value);
+    case REAL:
+        snprintf(wanted, sizeof wanted, "a number from 0 to %g", (double)o->most);
+        return parse_float(value, 0, o->most, field) ? 0 : bad_number(name, wanted, value);
+    default:
+        snprintf(wanted, sizeof wanted, "a whole number of at least %d", o->least);
+        return parse_int(value, o->least, INT32_MAX, field) ? 0 : bad_number(name, wanted, value);
+    }
 }
 
 static int check_video(const Options *o) {
@@ -168,72 +219,45 @@ static int check_together(const Options *o) {
     return check_video(o) ? 2 : -1;
 }
 
-int options_parse(Options *o, int argc, char **argv) {
-    const char *image = NULL, *video = NULL, *seed = NULL, *fps = NULL;
-    *o = (Options){.n_tokens = 256, .top_p = 1, .threads = (int)sysconf(_SC_NPROCESSORS_ONLN)};
-    if (o->threads < 1) o->threads = 1;
-    const Option options[] = {
-        {"--image", "-i", .text = &image},
-        {"--video", "-v", .text = &video},
-        {"--fps", NULL, .text = &fps},
-        {"--max-frames", NULL, .number = &o->max_frames, .min = 1},
-        {"--system", "-s", .text = &o->system},
-        {"--no-tiling", NULL, .flag = &o->no_tiling},
-        {"--max-tiles", NULL, .number = &o->max_tiles, .min = 1},
-        {"--raw", NULL, .flag = &o->raw},
-        {"--special", NULL, .flag = &o->special},
-        {"--tokens", "-n", .number = &o->n_tokens, .min = 1},
-        {"--temperature", "-t", .real = &o->temperature, .most = 100},
-        {"--top-p", NULL, .real = &o->top_p, .most = 1},
-        {"--top-k", NULL, .number = &o->top_k, .min = 0},
-        {"--seed", NULL, .text = &seed},
-        {"--context", "-c", .number = &o->context, .min = 1},
-        {"--threads", "-j", .number = &o->threads, .min = 1},
-        {"--kernel", NULL, .text = &o->kernel},
-        {"--kernels", NULL, .flag = &o->list_kernels},
-        {"--timings", "-V", .flag = &o->timings},
-        {"--json", NULL, .flag = &o->json},
-        {"--tokenize", NULL, .flag = &o->tokenize},
-        {"--trace", NULL, .text = &o->trace},
-        {"--plan", NULL, .flag = &o->plan},
-        {"--info", NULL, .flag = &o->info},
-        {"--verify", NULL, .flag = &o->verify},
-    };
-    const size_t n_options = sizeof options / sizeof *options;
+// Those that this program may use; 1 where it was built without OpenMP.
+static int n_processors(void) {
+#ifdef _OPENMP
+    return omp_get_num_procs();
+#else
+    return 1;
+#endif
+}
 
-    int only_words = 0;  // after --
-    for (int i = 1; i < argc; i++) {
-        const char *arg = argv[i];
-        if (!only_words && !strcmp(arg, "--")) {
+static int take_word(Options *o, const char *word) {
+    if (o->model && o->prompt) return usage_error("more than one PROMPT (put quotes around it): ", word);
+    if (o->model) o->prompt = word;
+    else o->model = word;
+    return 0;
+}
+
+int options_parse(Options *o, int argc, char **argv) {
+    *o = (Options){.n_tokens = 256, .top_p = 1, .threads = n_processors()};
+    int only_words = 0, bad = 0;  // only words: after --
+    for (int i = 1; i < argc && !bad; i++) {
+        const char *word = argv[i];
+        const Option *option = find_option(word);
+        if (only_words || word[0] != '-' || !word[1]) {
+            bad = take_word(o, word);
+        } else if (!strcmp(word, "--")) {
             only_words = 1;
-            continue;
+        } else if (!strcmp(word, "-h") || !strcmp(word, "--help")) {
+            return fputs(help, stdout) < 0;
+        } else if (!strcmp(word, "--version")) {
+            return puts("smol " SMOL_VERSION) < 0;
+        } else if (!option) {
+            bad = usage_error("unknown option ", word);
+        } else if (option->kind == FLAG) {
+            *(int *)((char *)o + option->field) = 1;
+        } else if (i + 1 == argc) {
+            bad = usage_error("a value is missing after ", word);
+        } else {
+            bad = take_value(o, option, word, argv[++i]);
         }
-        if (only_words || arg[0] != '-' || !arg[1]) {
-            if (o->model && o->prompt) return usage_error("more than one PROMPT (put quotes around it): ", arg);
-            if (o->model) o->prompt = arg;
-            else o->model = arg;
-            continue;
-        }
-        if (!strcmp(arg, "-h") || !strcmp(arg, "--help")) return fputs(help, stdout) < 0;
-        if (!strcmp(arg, "--version")) return puts("smol " SMOL_VERSION) < 0;
-        const Option *found = NULL;
-        for (size_t k = 0; k < n_options; k++) {
-            if (!strcmp(arg, options[k].name) || (options[k].letter && !strcmp(arg, options[k].letter))) found = &options[k];
-        }
-        if (!found) return usage_error("unknown option ", arg);
-        if (found->flag) {
-            *found->flag = 1;
-            continue;
-        }
-        if (i + 1 == argc) return usage_error("a value is missing after ", arg);
-        if (take_value(found, arg, argv[++i])) return 2;
-        if (found->text == &image && add_image(o, image)) return 2;
-        if (found->text == &video && o->video) return usage_error("a question has one video, not also ", video);
-        if (found->text == &video) o->video = video;
     }
-    if (fps && !parse_rate(fps, &o->fps)) {
-        return usage_error("--fps wants a number from 0.001 to 1000000, not ", *fps ? fps : "\"\"");
-    }
-    if (seed && !parse_seed(seed, &o->seed)) return usage_error("--seed wants a whole number of at least 0, not ", *seed ? seed : "\"\"");
-    return o->list_kernels ? -1 : check_together(o);
+    return bad ? bad : o->list_kernels ? -1 : check_together(o);
 }

@@ -1,4 +1,5 @@
-// quant.c: the matrix product that every layer goes through, in plain C, and the choice of a faster kernel.
+// quant.c: the matrix product that every layer goes through, in plain C, and the choice of a faster kernel. In f32 so far; 8 and
+// 4 bits, which the name promises, will live here, too.
 //
 // Weights lie in panels of 16 rows (FORMAT.md), so that 16 outputs are 16 lanes of a register and no kernel ever adds lanes
 // together: each output is a chain acc = fmaf(w, x, acc) along k, the same chain in every kernel. The plain C below is the

@@ -111,7 +111,7 @@ void report_ids(const int32_t *ids, long n, int json) {
     if (json) putchar(']');
 }
 
-// The answer's text is valid UTF-8 by construction (run.c).
+// The answer's text is valid UTF-8 by construction (host.c).
 static void print_string(const char *s, size_t n) {
     putchar('"');
     for (size_t i = 0; i < n; i++) {

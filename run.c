@@ -513,6 +513,7 @@ static void chat_question(Session *s, const Buffer *line) {
     add_question(s, line->bytes, line->n);
     if (tokenize(s, &err) || check_context(s, s->limits.context, &err) || answer(s, &a, &err, &culprit)) {
         complain(culprit, err.text);
+        if (s->messages[s->n_messages - 1].n_pictures) complain(NULL, "its pictures go with it: add them again, or start with fewer");
         drop_question(s);
         return;
     }

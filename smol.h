@@ -13,6 +13,8 @@
 //     smol_forward     token ids and features to logits                     decoder.c
 //     smol_sample      logits to the next token                             decoder.c
 //
+// Build: all of the engine's .c files (the Makefile's ENGINE), -std=c11 -ffp-contract=off, and optionally -fopenmp.
+//
 // Functions that can fail return 0 or a negative SMOL_E_* code and leave one line in err->text.
 
 #ifndef SMOL_H
@@ -22,6 +24,10 @@
 #include <stdint.h>
 
 #define SMOL_VERSION "0.1"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 // ---- errors ----
 
@@ -39,7 +45,8 @@ typedef struct {
 
 // ---- memory ----
 
-// A bump allocator over the caller's bytes. With base NULL it only counts, so that planning and carving are one function.
+// A bump allocator over the caller's bytes, base aligned to 64. With base NULL it only counts, so that planning and carving are
+// one function.
 typedef struct {
     uint8_t *base;
     size_t size, used;
@@ -64,7 +71,7 @@ void smol_sha256_end(SmolSha256 *s, uint8_t digest[32]);
 enum { SMOL_F32, SMOL_F32X16, SMOL_Q8, SMOL_Q4 };  // types of a tensor
 
 typedef struct {
-    int weight_type, family, template_kind;
+    int weight_type, family, template_kind;  // numbers of FORMAT.md's header
     // text decoder, as in Hugging Face's LlamaConfig
     int dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, max_positions;
     float rms_norm_eps, rope_theta;
@@ -152,7 +159,7 @@ int smol_picture_probe(SmolPicture *p, const void *bytes, size_t n_bytes, SmolEr
 // split 0: only the view of the whole picture.
 int smol_picture_tiling(const SmolConfig *c, int width, int height, int split, SmolTiling *t, SmolErr *err);
 
-// Arena bytes that smol_picture_load needs for this picture.
+// Arena bytes that smol_picture_load needs for this picture; SIZE_MAX if that is more than this machine can address.
 size_t smol_picture_bytes(const SmolConfig *c, const SmolPicture *p, const SmolTiling *t);
 
 // Decodes, resizes (Lanczos, bit for bit as Pillow 12.1) and cuts.
@@ -183,7 +190,8 @@ int smol_video_tiling(const SmolConfig *c, int width, int height, SmolTiling *t,
 // ---- prompts ----
 
 // A prompt as text, before it becomes ids. Control tokens (<|im_start|>, <image>, ...) are recognised everywhere but in
-// the spans that came from the user. Both arrays belong to the caller; with NULL arrays the functions only count.
+// the spans that came from the user. Both arrays belong to the caller. A first call with both NULL only counts: n_text and
+// n_user say how much room a second call needs, which sets them anew.
 typedef struct {
     size_t begin, end;  // user text: bytes begin .. end - 1
 } SmolSpan;
@@ -220,25 +228,29 @@ size_t smol_tokenize_bytes(const SmolModel *m, size_t n_text);
 // ids has room for n_text; returns the number of ids or a negative code. The text must be UTF-8, as smol_prompt_* leave it.
 long smol_tokenize(const SmolModel *m, const SmolPrompt *prompt, int32_t *ids, SmolArena *scratch, SmolErr *err);
 
-// The bytes of one token (not terminated, possibly part of a character). Control tokens give n = 0.
+// The bytes of one token (not terminated, possibly part of a character). Control tokens give n = 0. An answer begins with a
+// space, which belongs to the template.
 const char *smol_token_text(const SmolModel *m, int32_t id, size_t *n);
 
 // ---- engine ----
 
 typedef struct {
     int context;         // positions of the KV cache
-    int batch;           // prompt tokens that go through the decoder at once
+    int batch;           // prompt tokens that go through the decoder at once; 128 is a good number
     int n_image_tokens;  // feature rows kept until they are consumed
     int n_threads;
     int vision;          // 0: text only, no encoder buffers
-    int all_logits;      // 1: logits of every prompt position (for --trace), not only the last
+    int all_logits;      // 1: the trace gets the logits of every prompt position, not only the last
     const char *kernel;  // NULL: the best this machine has
 } SmolLimits;
 
-// Hears of work done; a non-zero return cancels. stage is "layer" (of a tile) or "prompt".
+// Hears of work done; stage is "layer" (of a tile) or "prompt", also for each token of an answer. A non-zero return cancels what
+// is left to do: smol_encode_tile or smol_forward ends with SMOL_E_CANCELLED, the latter after a part of the tokens, so that
+// smol_rewind is due.
 typedef int (*SmolProgress)(void *user, const char *stage, int done, int total);
 
-// Hears each stage's tensor as it is made, under the reference's module name: n_rows rows of n_cols floats, ld apart.
+// Hears each stage's tensor as it is made, a tile or a batch of tokens at a time, under the reference's module name
+// (inputs_embeds and logits are no modules): n_rows rows of n_cols floats, ld apart.
 typedef void (*SmolTrace)(void *user, const char *name, const float *x, int n_rows, int n_cols, int ld);
 
 typedef struct SmolEngine SmolEngine;
@@ -264,8 +276,9 @@ float *smol_features(SmolEngine *e);
 int smol_encode_tile(SmolEngine *e, const float *pixels, float *features, SmolErr *err);
 
 // Runs n_tok tokens (at least 1) at positions smol_position() .. through the decoder. Ids equal to image_token_id take
-// the next row of features (n_features, dim) instead of their embedding; the numbers must match. logits: (vocab_size) of the last
-// token, valid until the next call.
+// the next row of features (n_features, dim) instead of their embedding; the numbers must match. With features NULL
+// all ids take their embedding, as for a placeholder that the model itself said. logits: (vocab_size) of the last token, valid
+// until the next call.
 int smol_forward(SmolEngine *e, const int32_t *ids, int n_tok, const float *features, int n_features, const float **logits,
                  SmolErr *err);
 
@@ -281,5 +294,9 @@ typedef struct {
 
 // The next token. Temperature, then top-k, then top-p, in the order of transformers' generate().
 int32_t smol_sample(SmolEngine *e, const float *logits, SmolSampling *s);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

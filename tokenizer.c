@@ -355,6 +355,7 @@ static size_t match_special(const SmolVocab *v, const uint8_t *s, size_t n, int3
 
 static int check_prompt(const SmolPrompt *p, SmolErr *err) {
     size_t valid = utf8_valid((const uint8_t *)p->text, p->n_text), end = 0;
+    if (p->n_user && !p->user) return fail(err, SMOL_E_LIMIT, "the prompt has %z user texts and no room for them", p->n_user);
     if (valid < p->n_text) return fail(err, SMOL_E_FORMAT, "the prompt is no UTF-8 from byte %z on", valid);
     for (size_t k = 0; k < p->n_user; k++) {
         if (p->user[k].begin < end || p->user[k].end < p->user[k].begin || p->user[k].end > p->n_text)

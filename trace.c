@@ -19,7 +19,7 @@ typedef struct {
 } Piece;
 
 struct Trace {
-    char *path, *final_path;  // FILE, FILE.tmp
+    char *path, *tmp_path;  // FILE, FILE.tmp
     FILE *scratch;
     long long scratch_bytes;
     Piece *pieces;
@@ -29,7 +29,7 @@ struct Trace {
 static Trace *open_trace;  // whose unfinished file is removed if the program ends early
 
 static void clean_up(void) {
-    if (open_trace) remove(open_trace->final_path);
+    if (open_trace) remove(open_trace->tmp_path);
 }
 
 static char *join(const char *a, const char *b) {
@@ -44,7 +44,7 @@ static void check(int ok, const Trace *t) {
 
 Trace *trace_open(const char *path) {
     Trace *t = need(NULL, sizeof *t, "trace");
-    *t = (Trace){.path = join(path, ""), .final_path = join(path, ".tmp")};
+    *t = (Trace){.path = join(path, ""), .tmp_path = join(path, ".tmp")};
     struct stat info;
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) die(path, "is no regular file, and would be replaced");
     char *scratch_path = join(path, ".pieces.tmp");
@@ -133,7 +133,7 @@ static void copy_piece(const Trace *t, const Piece *p, FILE *f) {
 
 void trace_close(Trace *t) {
     check(fflush(t->scratch) == 0, t);
-    FILE *f = fopen(t->final_path, "wb");
+    FILE *f = fopen(t->tmp_path, "wb");
     check(f != NULL, t);
     write_header(t, f);
     for (size_t i = 0; i < t->n_pieces; i++) {
@@ -142,7 +142,7 @@ void trace_close(Trace *t) {
             if (!strcmp(t->pieces[k].name, t->pieces[i].name)) copy_piece(t, &t->pieces[k], f);
         }
     }
-    check(fclose(f) == 0 && rename(t->final_path, t->path) == 0, t);
+    check(fclose(f) == 0 && rename(t->tmp_path, t->path) == 0, t);
     fclose(t->scratch);
     open_trace = NULL;
 }

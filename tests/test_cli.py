@@ -356,7 +356,8 @@ def test_chat_goes_on_after_errors(program, tiny, picture, tmp_path):
     answers, said = chat(program, tiny, lines=lines)
     said = said.splitlines()
     faults = [f"smol: {tmp_path}/none.png: No such", f"smol: {cut}: PNM: cut off", f"smol: {text}: not a picture",
-              "smol: there are /image FILE, /video FILE and /quit", f"{png}: 17 tiles, 68 tokens", f"smol: {png}: PNG: ", "smol: the prompt has ",
+              "smol: there are /image FILE, /video FILE and /quit", f"{png}: 17 tiles, 68 tokens", f"smol: {png}: PNG: ",
+              "smol: its pictures go with it", "smol: the prompt has ",
               f"{picture}: 17 tiles, 68 tokens"]
     assert len(said) == len(faults) and all(a.startswith(b) for a, b in zip(said, faults)), said
     # What failed left no trace: the same chat without it gives the same answers.

@@ -443,7 +443,7 @@ USAGE = [
     (["M", "hi", "--max-frames", "5"], "--fps and --max-frames go with --video"),
     (["M", "--info", "-v", "a"], "take no prompt and no picture or video"),
     (["M", "hi", "-v", "a", "--max-frames", "0"], "--max-frames wants a whole number of at least 1"),
-    *[(["M", "hi", "-v", "a", "--fps", text], f"--fps wants a number from 0.001 to 1000000, not {text}")
+    *[(["M", "hi", "-v", "a", "--fps", text], f"--fps wants a number from 0.001 to 1000000, not \"{text}\"")
       for text in ("0", "1e7", "x", "nan", "inf", "-1", "24 ", "0x10", "30/1")],
 ]
 
