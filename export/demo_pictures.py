@@ -171,6 +171,77 @@ def string_mask(rng, size, text, font_path, fill=(0.7, 0.96), slope=7):
     return mask, things
 
 
+def vary_font(rng, mask, things):
+    """Makes one font into many: slanted, narrower, bolder or lighter. Places move along with the ink."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
+    x, y, height = (left + right) / 2, (top + bottom) / 2, bottom - top
+    narrow = rng.uniform(0.72, 1.0)
+    room = min(left, mask.width - right) + (right - left) * (1 - narrow) / 2
+    slant = rng.choice((-1, 1)) * min(rng.uniform(0, 0.35), 2 * room / max(height, 1))
+    mask = mask.transform(mask.size, Image.AFFINE, (1 / narrow, -slant / narrow, x - (x - slant * y) / narrow, 0, 1, 0), Image.BICUBIC)
+    if rng.random() < 0.5:
+        weight = rng.uniform(-60, 60)
+        soft = mask.filter(ImageFilter.GaussianBlur(max(0.4, height / 45)))
+        mask = soft.point(lambda value: min(255, max(0, int((value - 128 + weight) * 2.5 + 128))))
+    return mask, [(kind, shade, x + narrow * (tx - x) + slant * (ty - y), ty, w * narrow, h) for kind, shade, tx, ty, w, h in things]
+
+
+SEGMENTS = {"0": "abcdef", "1": "bc", "2": "abged", "3": "abgcd", "4": "fgbc", "5": "afgcd", "6": "afgedc", "7": "abc",
+            "8": "abcdefg", "9": "abcdfg"}
+
+
+def segment_corners(name, width, thick, gap, pointed):
+    """Corners of a segment (a on top, then clockwise, g in the middle) of a digit of height 1: a hexagon, or a plain bar."""
+    half = thick / 2
+    if name in "agd":
+        y, start, end = {"a": half, "g": 0.5, "d": 1 - half}[name], half + gap, width - half - gap
+        if pointed:
+            return [(start, y), (start + half, y - half), (end - half, y - half), (end, y), (end - half, y + half),
+                    (start + half, y + half)]
+        return [(start - half, y - half), (end + half, y - half), (end + half, y + half), (start - half, y + half)]
+    x = half if name in "fe" else width - half
+    start, end = (half + gap, 0.5 - gap) if name in "fb" else (0.5 + gap, 1 - half - gap)
+    if pointed:
+        return [(x, start), (x + half, start + half), (x + half, end - half), (x, end), (x - half, end - half), (x - half, start + half)]
+    return [(x - half, start), (x + half, start), (x + half, end), (x - half, end)]
+
+
+def segment_shapes(rng, text):
+    """A display of random make, in units of its height: [(class, x, y, width, height, polygons)] of the characters, and its width."""
+    digit, thick, gap = rng.uniform(0.42, 0.68), rng.uniform(0.07, 0.19), rng.uniform(0.0, 0.035)
+    space, dot, pointed = rng.uniform(0.12, 0.34), rng.uniform(0.09, 0.19), rng.random() < 0.6
+    shapes, x = [], 0.0
+    for char in text:
+        if char == ".":
+            corners = [(x + dot / 2 + dot / 2 * a, 1 - dot / 2 + dot / 2 * b) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+            shapes.append((CLASSES.index(char), x + dot / 2, 1 - dot / 2, dot, dot, [corners]))
+            x += dot + 0.6 * space
+        else:
+            polygons = [[(x + a, b) for a, b in segment_corners(name, digit, thick, gap, pointed)] for name in SEGMENTS[char]]
+            shapes.append((CLASSES.index(char), x + digit / 2, 0.5, digit, 1.0, polygons))
+            x += digit + space
+    return shapes, x - space
+
+
+def segment_mask(rng, size, text, fill, slope):
+    """The same as string_mask, for a seven-segment display of random make in place of a font."""
+    (width, height), sharp = size, 3                          # drawn three times as large, for smooth edges
+    shapes, total = segment_shapes(rng, text)
+    angle = rng.uniform(-slope, slope)
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    unit = min(width / (total * cos + abs(sin)), height / (cos + total * abs(sin))) * rng.uniform(*fill)
+    half_w, half_h = (total * cos + abs(sin)) * unit / 2, (cos + total * abs(sin)) * unit / 2
+    x, y = (rng.uniform(half, side - half) if side > 2 * half else side / 2 for half, side in ((half_w, width), (half_h, height)))
+    mask, things = Image.new("L", (width * sharp, height * sharp)), []
+    for kind, cx, cy, w, h, polygons in shapes:
+        for corners in polygons:
+            ImageDraw.Draw(mask).polygon([((x + (a - total / 2) * unit) * sharp, (y + (b - 0.5) * unit) * sharp) for a, b in corners],
+                                         fill=255)
+        dx, dy = (cx - total / 2) * unit, (cy - 0.5) * unit
+        things.append((kind, 0, x + cos * dx + sin * dy, y - sin * dx + cos * dy, w * unit, h * unit))
+    return mask.reduce(sharp).rotate(angle, Image.BICUBIC, center=(x, y)), things
+
+
 def digits_text(rng, longest, dot_chance):
     text = "".join(rng.choices("0123456789", k=rng.randint(1, longest)))
     if len(text) > 1 and rng.random() < dot_chance:
@@ -190,6 +261,8 @@ def draw_string(rng, grid, split, task, hardness):
     ink, paper = two_colours(rng)
     size = picture_size(rng, grid, max(40, 16 * len(text)))
     mask, things = string_mask(rng, size, text, rng.choice(font_files(split, False)))
+    if split == "train" and rng.random() < 0.7:
+        mask, things = vary_font(rng, mask, things)
     picture = background(rng, size, paper)
     picture.paste(ink, (0, 0), mask)
     return picture, things, [(task, rng.choice(QUESTIONS[task]), text)]
@@ -206,12 +279,19 @@ def draw_display(rng, grid, split, hardness):
         ink, grey = (rng.randrange(50),) * 3, rng.randrange(130, 220)
         paper = (grey - rng.randrange(25), grey, grey - rng.randrange(35))
     size = picture_size(rng, grid, max(40, 16 * len(text)))
-    path, state = rng.choice(font_files(split, True)), rng.getstate()
-    mask, things = string_mask(rng, size, text, path, (0.68, 0.94), 4)
+    path = rng.choice(font_files(split, True))
+    made_up = split == "train" and rng.random() < 0.6          # no font, but a display of random make
+    state = rng.getstate()
+
+    def show(characters):
+        rng.setstate(state)
+        return (segment_mask(rng, size, characters, (0.68, 0.94), 4) if made_up else
+                string_mask(rng, size, characters, path, (0.68, 0.94), 4))
+
+    mask, things = show(text)
     picture = background(rng, size, paper, 10)
     if rng.random() < 0.4:                                   # unlit segments: the same place, every digit an 8
-        rng.setstate(state)
-        unlit, _ = string_mask(rng, size, "".join("8" if c.isdigit() else c for c in text), path, (0.68, 0.94), 4)
+        unlit, _ = show("".join("8" if c.isdigit() else c for c in text))
         strength = rng.uniform(0.04, 0.12)
         picture.paste(ink, (0, 0), unlit.point(lambda value: int(value * strength)))
     if led:

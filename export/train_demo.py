@@ -33,7 +33,7 @@ TEXT = dict(model_type="llama", hidden_size=128, num_hidden_layers=4, num_attent
             intermediate_size=384, vocab_size=512, max_position_embeddings=1024, rope_theta=10000.0, rms_norm_eps=1e-5,
             tie_word_embeddings=True, bos_token_id=1, pad_token_id=2)
 SCALE_FACTOR, IMAGE_TOKENS = 2, 16           # pixel shuffle; (64 / 8 / 2) squared tokens a tile
-LOOK_STEPS, STEPS = 900, 4100                # steps of looking alone; steps in all
+LOOK_STEPS, STEPS = 900, 5800                # steps of looking alone; steps in all
 HARDEN_STEPS = 1200                          # from one or two characters to the full length, after looking
 TILES_A_BATCH = 120                          # 40 pictures of 3 tiles or 24 of 5
 RATE, WARM_UP, LAST_RATE = 3e-3, 150, 0.02   # learning rate, its warm-up in steps, its end as a fraction
