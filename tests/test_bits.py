@@ -43,7 +43,8 @@ def programs(tmp_path_factory):
         if not shutil.which(compiler):
             continue
         for level in LEVELS:
-            path, threaded = build(compiler, level, os.path.join(folder, (compiler + level).replace(" ", "")))
+            name = (compiler + level).replace(" ", "").replace("=", "-")  # with a = make would take it for a variable
+            path, threaded = build(compiler, level, os.path.join(folder, name))
             what = f"{compiler} {level}" + ("" if threaded else " without OpenMP")
             built.append((what, path, THREADS if threaded else THREADS[:1]))
     return built
