@@ -123,7 +123,6 @@ void report_timings(const Answer *a, const char *kernel, int n_threads);
 void report_json(const Options *o, const SmolModel *m, const Answer *a, const int32_t *prompt, const SmolPicture *pictures,
                  const SmolTiling *tilings, int n_pictures, const SmolVideo *video, size_t memory, const char *kernel);
 void report_ids(const int32_t *ids, long n, int json);
-size_t peak_memory(void);  // bytes of this process, 0 where it is not known
 
 // ---- trace.c ----
 

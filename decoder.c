@@ -69,11 +69,7 @@ static void decoder_layer(SmolEngine *e, int i, int n_tok) {
     engine_product(e, e->xb, ld, e->h, ldh, layer + W_DOWN, -1, n_tok);
     for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), c->dim);
 
-    if (e->trace) {
-        char name[64];
-        format_text(name, sizeof name, "model.text_model.layers.%d", i);
-        e->trace(e->user, name, e->x, n_tok, c->dim, ld);
-    }
+    engine_trace(e, "model.text_model.layers.", i, e->x, n_tok, c->dim, ld);
 }
 
 // One batch; logits of its last token, or of all.
@@ -85,15 +81,15 @@ static void forward_batch(SmolEngine *e, int n_tok, int is_last) {
         int lda = round_up(half, LANES);
         rope_angles(row_of(e->cos, t, lda), row_of(e->sin, t, lda), inv_freq, half, e->position + t);
     }
-    if (e->trace) e->trace(e->user, "inputs_embeds", e->x, n_tok, c->dim, ld);
+    engine_trace(e, "inputs_embeds", -1, e->x, n_tok, c->dim, ld);
     for (int i = 0; i < c->n_layers; i++) decoder_layer(e, i, n_tok);
     e->position += n_tok;
 
     normalise(e, e->at.norm, n_tok);
-    if (e->trace) e->trace(e->user, "model.text_model.norm", e->xb, n_tok, c->dim, ld);
+    engine_trace(e, "model.text_model.norm", -1, e->xb, n_tok, c->dim, ld);
     if (e->limits.all_logits) {
         engine_product(e, e->logits, ldv, e->xb, ld, e->at.lm_head, -1, n_tok);
-        if (e->trace) e->trace(e->user, "logits", e->logits, n_tok, c->vocab_size, ldv);
+        engine_trace(e, "logits", -1, e->logits, n_tok, c->vocab_size, ldv);
     } else if (is_last) {
         engine_product(e, e->logits, ldv, row_of(e->xb, n_tok - 1, ld), ld, e->at.lm_head, -1, 1);
     }

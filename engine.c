@@ -22,6 +22,13 @@ void engine_product(const SmolEngine *e, float *y, int ldy, const float *x, int 
     matmul(e->kernel, e->limits.n_threads, y, ldy, x, ldx, &w, n_tok);
 }
 
+void engine_trace(const SmolEngine *e, const char *name, int layer, const float *x, int n_rows, int n_cols, int ld) {
+    char text[96];
+    if (!e->trace) return;
+    format_text(text, sizeof text, layer < 0 ? "%s" : "%s%d", name, layer);
+    e->trace(e->user, text, x, n_rows, n_cols, ld);
+}
+
 // ---- layout ----
 
 // n rows of width floats, each row padded to whole panels. The ranges of model.c keep all products below 2^63.

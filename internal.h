@@ -185,4 +185,7 @@ Matrix engine_matrix(const SmolEngine *e, int weight, int bias);
 const float *engine_vector(const SmolEngine *e, int i);
 void engine_product(const SmolEngine *e, float *y, int ldy, const float *x, int ldx, int weight, int bias, int n_tok);
 
+// Tells the listener, if there is one, of a stage's tensor; the layer's number is added to the name, -1: none.
+void engine_trace(const SmolEngine *e, const char *name, int layer, const float *x, int n_rows, int n_cols, int ld);
+
 #endif

@@ -12,7 +12,7 @@ static void print_hex(FILE *f, const uint8_t digest[32]) {
 }
 
 // Linux counts the memory of the program that started this one into ru_maxrss, but not into VmHWM.
-size_t peak_memory(void) {
+static size_t peak_memory(void) {
     struct rusage usage;
     char line[128];
     size_t kilobytes = 0;

@@ -179,7 +179,6 @@ static int tokenize(Session *s, SmolErr *err) {
     if (code) return code;
     p.text_cap = p.n_text;
     p.user_cap = p.n_user;
-    p.n_text = p.n_user = 0;
     p.text = need(NULL, p.text_cap, "prompt");
     p.user = need(NULL, p.user_cap * sizeof *p.user, "prompt");
     if ((code = render(s, &p, err))) return code;

@@ -19,13 +19,6 @@ typedef struct {
     int ld;  // of rows of v_dim
 } Encoder;
 
-static void trace_layer(const SmolEngine *e, const char *name, int layer, const float *x, int n_rows, int n_cols, int ld) {
-    char text[96];
-    if (!e->trace) return;
-    format_text(text, sizeof text, layer < 0 ? "%s" : "%s%d", name, layer);
-    e->trace(e->user, text, x, n_rows, n_cols, ld);
-}
-
 // ---- patches ----
 
 // One patch as a row: channel, then line, then column, as a convolution's weight is flattened.
@@ -49,7 +42,7 @@ static void embed_patches(const Encoder *v, const float *pixels) {
         engine_product(e, row_of(e->vx, p, v->ld), v->ld, e->block, width, e->at.patch_w, e->at.patch_b, n);
         for (int i = p; i < p + n; i++) add(row_of(e->vx, i, v->ld), pos_emb + (size_t)i * (size_t)v->c->v_dim, v->c->v_dim);
     }
-    trace_layer(e, "model.vision_model.embeddings", -1, e->vx, v->n_patch, v->c->v_dim, v->ld);
+    engine_trace(e, "model.vision_model.embeddings", -1, e->vx, v->n_patch, v->c->v_dim, v->ld);
 }
 
 // ---- one layer ----
@@ -94,7 +87,7 @@ static void encoder_layer(const Encoder *v, int i) {
     for (int p = 0; p < v->n_patch; p += VISION_BLOCK) {
         project_out_mlp(v, layer, p, v->n_patch - p < VISION_BLOCK ? v->n_patch - p : VISION_BLOCK);
     }
-    trace_layer(e, "model.vision_model.encoder.layers.", i, e->vx, v->n_patch, v->c->v_dim, v->ld);
+    engine_trace(e, "model.vision_model.encoder.layers.", i, e->vx, v->n_patch, v->c->v_dim, v->ld);
 }
 
 // ---- connector ----
@@ -119,7 +112,7 @@ static void connect(const Encoder *v, float *features) {
         engine_product(e, e->block2, ld, e->block, width, e->at.connector, -1, n);
         for (int i = 0; i < n; i++) memcpy(row_of(features, p + i, dim), row_of(e->block2, i, ld), (size_t)dim * sizeof *features);
     }
-    trace_layer(e, "model.connector", -1, features, v->c->image_seq_len, dim, dim);
+    engine_trace(e, "model.connector", -1, features, v->c->image_seq_len, dim, dim);
 }
 
 int smol_encode_tile(SmolEngine *e, const float *pixels, float *features, SmolErr *err) {
@@ -135,7 +128,7 @@ int smol_encode_tile(SmolEngine *e, const float *pixels, float *features, SmolEr
     }
     const float *w = engine_vector(e, e->at.post_ln_w), *b = engine_vector(e, e->at.post_ln_b);
     for (int p = 0; p < v.n_patch; p++) layernorm(row_of(e->vx, p, v.ld), row_of(e->vx, p, v.ld), w, b, c->v_dim, c->v_eps);
-    trace_layer(e, "model.vision_model.post_layernorm", -1, e->vx, v.n_patch, c->v_dim, v.ld);
+    engine_trace(e, "model.vision_model.post_layernorm", -1, e->vx, v.n_patch, c->v_dim, v.ld);
     connect(&v, features);
     return 0;
 }
