@@ -1,4 +1,4 @@
-// decoder.c: token ids and feature rows to logits (LlamaModel), a KV cache, and the choice of the next token.
+// decoder.c: token ids and feature rows to logits (LlamaModel, MistralModel), a KV cache, and the choice of the next token.
 //
 //     x = embedding of the id, or the next feature row where the id is image_token_id           (n_tok, dim)
 //     n_layers times:  x += o(attention(rope(q), rope(k), v of norm(x)))                         causal, grouped heads
@@ -69,7 +69,7 @@ static void decoder_layer(SmolEngine *e, int i, int n_tok) {
     engine_product(e, e->xb, ld, e->h, ldh, layer + W_DOWN, -1, n_tok);
     for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), c->dim);
 
-    engine_trace(e, "model.text_model.layers.", i, e->x, n_tok, c->dim, ld);
+    engine_trace(e, c->family == SMOL_SMOLVLM ? "model.text_model.layers." : "model.layers.", i, e->x, n_tok, c->dim, ld);
 }
 
 // One batch; logits of its last token, or of all.
@@ -86,7 +86,7 @@ static void forward_batch(SmolEngine *e, int n_tok, int is_last) {
     e->position += n_tok;
 
     normalise(e, e->at.norm, n_tok);
-    engine_trace(e, "model.text_model.norm", -1, e->xb, n_tok, c->dim, ld);
+    engine_trace(e, c->family == SMOL_SMOLVLM ? "model.text_model.norm" : "model.norm", -1, e->xb, n_tok, c->dim, ld);
     if (e->limits.all_logits) {
         engine_product(e, e->logits, ldv, e->xb, ld, e->at.lm_head, -1, n_tok);
         engine_trace(e, "logits", -1, e->logits, n_tok, c->vocab_size, ldv);

@@ -109,6 +109,9 @@ static int check_limits(const SmolModel *m, const SmolLimits *l, SmolErr *err) {
     if (l->batch < 1 || l->n_image_tokens < 0) {
         return fail(err, SMOL_E_LIMIT, "a batch of %d or %d image tokens is out of range", l->batch, l->n_image_tokens);
     }
+    if (m->config.family != SMOL_SMOLVLM && (l->vision || l->n_image_tokens)) {
+        return fail(err, SMOL_E_LIMIT, "this model reads text only, no pictures");
+    }
     if (!kernel_find(l->kernel)) return fail(err, SMOL_E_LIMIT, "kernel %s is not known, or not for this machine", l->kernel);
     return 0;
 }

@@ -185,6 +185,7 @@ static int at_least_1(int n) { return n > 1 ? n : 1; }
 int smol_picture_tiling(const SmolConfig *c, int width, int height, int split, SmolTiling *t, SmolErr *err) {
     int code = check_size(width, height, err);
     if (code) return code;
+    if (!c->tile_size) return fail(err, SMOL_E_LIMIT, "this model reads text only, no pictures");
 
     // longest edge to L, the other one even
     int w = c->longest_edge, h = w, tile = c->tile_size, limit = 4096;

@@ -136,7 +136,7 @@ uint64_t attention_floats(int n_pos, int head_dim);
 enum { LN1_W, LN1_B, VQ_W, VQ_B, VK_W, VK_B, VV_W, VV_B, VO_W, VO_B, LN2_W, LN2_B, FC1_W, FC1_B, FC2_W, FC2_B, N_VISION_LAYER };
 enum { NORM1, WQ, WK, WV, WO, NORM2, W_GATE, W_UP, W_DOWN, N_TEXT_LAYER };
 
-// Places of the tensors in the directory, which follow from the configuration.
+// Places of the tensors in the directory, which follow from the configuration; -1 for what the family does not have.
 typedef struct {
     int patch_w, patch_b, pos_emb, vision_layers, post_ln_w, post_ln_b, connector;
     int tok_emb, text_layers, norm, lm_head, inv_freq, n_tensors;

@@ -91,11 +91,13 @@ typedef struct {
     int value, min, max;
 } Range;
 
-// Bounds far above any model of these families; with them no product of two sizes overflows 64 bits.
+// Bounds far above any model of these families; with them no product of two sizes overflows 64 bits. All that is about pictures
+// is 0 in a model that reads text only, so that v below is the least and the factor of each bound.
 static int check_ranges(const SmolConfig *c, int act, int v_act, int resample, SmolErr *err) {
+    int v = c->family == SMOL_SMOLVLM;
     const Range ranges[] = {
         {"weight_type", c->weight_type, 0, 2},
-        {"family", c->family, 1, 1},
+        {"family", c->family, SMOL_SMOLVLM, SMOL_LLAMA},
         {"template", c->template_kind, 0, 1},
         {"dim", c->dim, 1, 1 << 16},
         {"hidden_dim", c->hidden_dim, 1, 1 << 18},
@@ -107,20 +109,20 @@ static int check_ranges(const SmolConfig *c, int act, int v_act, int resample, S
         {"max_positions", c->max_positions, 1, 1 << 20},
         {"tied", c->tied, 0, 1},
         {"act", act, 1, 1},
-        {"image_size", c->image_size, 1, 4096},
-        {"patch_size", c->patch_size, 1, 256},
-        {"v_dim", c->v_dim, 1, 1 << 16},
-        {"v_hidden_dim", c->v_hidden_dim, 1, 1 << 18},
-        {"v_layers", c->v_layers, 0, 512},
-        {"v_heads", c->v_heads, 1, 1024},
-        {"v_act", v_act, 1, 1},
-        {"scale_factor", c->scale_factor, 1, 16},
-        {"tile_size", c->tile_size, 1, 4096},
-        {"longest_edge", c->longest_edge, 1, 1 << 15},
-        {"image_seq_len", c->image_seq_len, 1, 1 << 20},
-        {"do_image_splitting", c->do_image_splitting, 0, 1},
-        {"resample", resample, 1, 1},
-        {"image_token_id", c->image_token_id, 0, c->vocab_size - 1},
+        {"image_size", c->image_size, v, v * 4096},
+        {"patch_size", c->patch_size, v, v * 256},
+        {"v_dim", c->v_dim, v, v << 16},
+        {"v_hidden_dim", c->v_hidden_dim, v, v << 18},
+        {"v_layers", c->v_layers, 0, v * 512},
+        {"v_heads", c->v_heads, v, v * 1024},
+        {"v_act", v_act, v, v},
+        {"scale_factor", c->scale_factor, v, v * 16},
+        {"tile_size", c->tile_size, v, v * 4096},
+        {"longest_edge", c->longest_edge, v, v << 15},
+        {"image_seq_len", c->image_seq_len, v, v << 20},
+        {"do_image_splitting", c->do_image_splitting, 0, v},
+        {"resample", resample, v, v},
+        {"image_token_id", c->image_token_id, v ? 0 : -1, v ? c->vocab_size - 1 : -1},
         {"n_eos", c->n_eos, 1, 4},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
@@ -135,11 +137,7 @@ static int check_ranges(const SmolConfig *c, int act, int v_act, int resample, S
 // Positive, at most max, and no NaN.
 static int within(double v, double max) { return v > 0 && v <= max; }
 
-static int check_config(const SmolConfig *c, SmolErr *err) {
-    if (c->n_heads % c->n_kv_heads) {
-        return fail(err, SMOL_E_FORMAT, "header: n_kv_heads %d does not divide n_heads %d", c->n_kv_heads, c->n_heads);
-    }
-    if (c->head_dim % 2) return fail(err, SMOL_E_FORMAT, "header: head_dim %d is odd", c->head_dim);
+static int check_vision(const SmolConfig *c, SmolErr *err) {
     if (c->v_dim % c->v_heads) {
         return fail(err, SMOL_E_FORMAT, "header: v_heads %d does not divide v_dim %d", c->v_heads, c->v_dim);
     }
@@ -151,39 +149,53 @@ static int check_config(const SmolConfig *c, SmolErr *err) {
         return fail(err, SMOL_E_FORMAT, "header: image_size %d, patch_size %d and scale_factor %d do not give image_seq_len %d",
                     c->image_size, c->patch_size, c->scale_factor, c->image_seq_len);
     }
-    if (!within(c->rms_norm_eps, 1) || !within(c->v_eps, 1) || !within(c->rescale_factor, 1)) {
-        return fail(err, SMOL_E_FORMAT, "header: rms_norm_eps, v_eps or rescale_factor is not within 0 to 1");
+    if (!within(c->v_eps, 1) || !within(c->rescale_factor, 1)) {
+        return fail(err, SMOL_E_FORMAT, "header: v_eps or rescale_factor is not within 0 to 1");
     }
     for (int i = 0; i < 3; i++) {
         if (!within(c->image_std[i], 1e6) || !within((double)c->image_mean[i] + 1e6, 2e6)) {
             return fail(err, SMOL_E_FORMAT, "header: image_mean or image_std is out of range");
         }
     }
+    return 0;
+}
+
+static int check_config(const SmolConfig *c, SmolErr *err) {
+    if (c->n_heads % c->n_kv_heads) {
+        return fail(err, SMOL_E_FORMAT, "header: n_kv_heads %d does not divide n_heads %d", c->n_kv_heads, c->n_heads);
+    }
+    if (c->head_dim % 2) return fail(err, SMOL_E_FORMAT, "header: head_dim %d is odd", c->head_dim);
+    if (!within(c->rms_norm_eps, 1)) return fail(err, SMOL_E_FORMAT, "header: rms_norm_eps is not within 0 to 1");
     for (int i = 0; i < c->n_eos; i++) {
         if (c->eos_id[i] < 0 || c->eos_id[i] >= c->vocab_size) {
             return fail(err, SMOL_E_FORMAT, "header: eos_id %d is not in the vocabulary of %d", c->eos_id[i], c->vocab_size);
         }
     }
-    return 0;
+    return c->family == SMOL_SMOLVLM ? check_vision(c, err) : 0;
 }
 
 // ---- tensors ----
 
 Places model_places(const SmolConfig *c) {
-    Places p;
-    p.patch_w = 0;
-    p.patch_b = 1;
-    p.pos_emb = 2;
-    p.vision_layers = 3;
-    p.post_ln_w = p.vision_layers + c->v_layers * N_VISION_LAYER;
-    p.post_ln_b = p.post_ln_w + 1;
-    p.connector = p.post_ln_b + 1;
-    p.tok_emb = p.connector + 1;
-    p.text_layers = p.tok_emb + 1;
-    p.norm = p.text_layers + c->n_layers * N_TEXT_LAYER;
-    p.lm_head = c->tied ? p.tok_emb : p.norm + 1;
-    p.inv_freq = p.norm + (c->tied ? 1 : 2);
-    p.n_tensors = p.inv_freq + 1;
+    Places p = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    int next = 0;
+    if (c->family == SMOL_SMOLVLM) {
+        p.patch_w = next++;
+        p.patch_b = next++;
+        p.pos_emb = next++;
+        p.vision_layers = next;
+        next += c->v_layers * N_VISION_LAYER;
+        p.post_ln_w = next++;
+        p.post_ln_b = next++;
+        p.connector = next++;
+    }
+    p.tok_emb = next++;
+    p.text_layers = next;
+    next += c->n_layers * N_TEXT_LAYER;
+    p.norm = next++;
+    p.lm_head = c->tied ? p.tok_emb : next++;
+    p.inv_freq = next++;
+    p.n_tensors = next;
     return p;
 }
 
@@ -224,42 +236,45 @@ static Spec text_spec(const SmolConfig *c, int i) {
     return specs[i];
 }
 
-// The tensor that must stand at place i of the directory, with its whole name.
-static Spec expected(const SmolConfig *c, const Places *at, int i, char name[NAME_BYTES]) {
-    int grid = c->image_size / c->patch_size;
+// The tensors outside the layers.
+static Spec single_spec(const SmolConfig *c, const Places *at, int i) {
+    int grid = c->patch_size ? c->image_size / c->patch_size : 0;
     const Spec patch_w = {"model.vision_model.embeddings.patch_embedding.weight", c->v_dim, 3 * c->patch_size * c->patch_size, 1};
     const Spec patch_b = {"model.vision_model.embeddings.patch_embedding.bias", 1, c->v_dim, 0};
     const Spec pos_emb = {"model.vision_model.embeddings.position_embedding.weight", grid * grid, c->v_dim, 0};
     const Spec post_ln_w = {"model.vision_model.post_layernorm.weight", 1, c->v_dim, 0};
     const Spec post_ln_b = {"model.vision_model.post_layernorm.bias", 1, c->v_dim, 0};
     const Spec connector = {"model.connector.modality_projection.proj.weight", c->dim, c->v_dim * c->scale_factor * c->scale_factor, 1};
-    const Spec tok_emb = {"model.text_model.embed_tokens.weight", c->vocab_size, c->dim, 1};
-    const Spec norm = {"model.text_model.norm.weight", 1, c->dim, 0};
+    const Spec tok_emb = {"embed_tokens.weight", c->vocab_size, c->dim, 1};
+    const Spec norm = {"norm.weight", 1, c->dim, 0};
     const Spec lm_head = {"lm_head.weight", c->vocab_size, c->dim, 1};
     const Spec inv_freq = {"rope.inv_freq", 1, c->head_dim / 2, 0};
+    if (i == at->patch_w) return patch_w;
+    if (i == at->patch_b) return patch_b;
+    if (i == at->pos_emb) return pos_emb;
+    if (i == at->post_ln_w) return post_ln_w;
+    if (i == at->post_ln_b) return post_ln_b;
+    if (i == at->connector) return connector;
+    if (i == at->tok_emb) return tok_emb;
+    if (i == at->norm) return norm;
+    return i == at->inv_freq ? inv_freq : lm_head;
+}
 
+// The tensor that must stand at place i of the directory, with its whole name.
+static Spec expected(const SmolConfig *c, const Places *at, int i, char name[NAME_BYTES]) {
+    const char *decoder = c->family == SMOL_SMOLVLM ? "model.text_model." : "model.";
     int in_vision = i - at->vision_layers, in_text = i - at->text_layers;
-    Spec s = patch_w;
+    Spec s;
     if (in_vision >= 0 && i < at->post_ln_w) {
         s = vision_spec(c, in_vision % N_VISION_LAYER);
         format_text(name, NAME_BYTES, "model.vision_model.encoder.layers.%d.%s", in_vision / N_VISION_LAYER, s.name);
-        return s;
-    }
-    if (in_text >= 0 && i < at->norm) {
+    } else if (in_text >= 0 && i < at->norm) {
         s = text_spec(c, in_text % N_TEXT_LAYER);
-        format_text(name, NAME_BYTES, "model.text_model.layers.%d.%s", in_text / N_TEXT_LAYER, s.name);
-        return s;
+        format_text(name, NAME_BYTES, "%slayers.%d.%s", decoder, in_text / N_TEXT_LAYER, s.name);
+    } else {
+        s = single_spec(c, at, i);
+        format_text(name, NAME_BYTES, "%s%s", i == at->tok_emb || i == at->norm ? decoder : "", s.name);
     }
-    if (i == at->patch_b) s = patch_b;
-    if (i == at->pos_emb) s = pos_emb;
-    if (i == at->post_ln_w) s = post_ln_w;
-    if (i == at->post_ln_b) s = post_ln_b;
-    if (i == at->connector) s = connector;
-    if (i == at->tok_emb) s = tok_emb;
-    if (i == at->norm) s = norm;
-    if (i == at->lm_head && !c->tied) s = lm_head;
-    if (i == at->inv_freq) s = inv_freq;
-    format_text(name, NAME_BYTES, "%s", s.name);
     return s;
 }
 

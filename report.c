@@ -32,6 +32,16 @@ static size_t peak_memory(void) {
 
 // ---- --info ----
 
+static void print_vision(const SmolConfig *c) {
+    printf("encoder   image_size %d, patch_size %d, dim %d, hidden_dim %d, layers %d, heads %d, eps %g\n"
+           "connector scale_factor %d: %d tokens a tile\n",
+           c->image_size, c->patch_size, c->v_dim, c->v_hidden_dim, c->v_layers, c->v_heads, (double)c->v_eps,
+           c->scale_factor, c->image_seq_len);
+    printf("pictures  longest_edge %d, tiles of %d, splitting %s, mean %g %g %g, std %g %g %g\n", c->longest_edge, c->tile_size,
+           c->do_image_splitting ? "on" : "off", (double)c->image_mean[0], (double)c->image_mean[1], (double)c->image_mean[2],
+           (double)c->image_std[0], (double)c->image_std[1], (double)c->image_std[2]);
+}
+
 void report_info(const SmolModel *m, const char *name) {
     static const char *const types[] = {"F32", "F32x16", "Q8", "Q4"};
     const SmolConfig *c = &m->config;
@@ -41,13 +51,7 @@ void report_info(const SmolModel *m, const char *name) {
            "          vocab_size %d%s, max_positions %d, rope_theta %g, rms_norm_eps %g\n",
            c->dim, c->hidden_dim, c->n_layers, c->n_heads, c->n_kv_heads, c->head_dim, c->vocab_size,
            c->tied ? " (tied head)" : "", c->max_positions, (double)c->rope_theta, (double)c->rms_norm_eps);
-    printf("encoder   image_size %d, patch_size %d, dim %d, hidden_dim %d, layers %d, heads %d, eps %g\n"
-           "connector scale_factor %d: %d tokens a tile\n",
-           c->image_size, c->patch_size, c->v_dim, c->v_hidden_dim, c->v_layers, c->v_heads, (double)c->v_eps,
-           c->scale_factor, c->image_seq_len);
-    printf("pictures  longest_edge %d, tiles of %d, splitting %s, mean %g %g %g, std %g %g %g\n", c->longest_edge, c->tile_size,
-           c->do_image_splitting ? "on" : "off", (double)c->image_mean[0], (double)c->image_mean[1], (double)c->image_mean[2],
-           (double)c->image_std[0], (double)c->image_std[1], (double)c->image_std[2]);
+    if (c->family == SMOL_SMOLVLM) print_vision(c);
     printf("tokens    bos %d, pad %d, image %d, eos", c->bos_id, c->pad_id, c->image_token_id);
     for (int i = 0; i < c->n_eos; i++) printf(" %d", c->eos_id[i]);
     printf(", chat template %s\n\n%.*s\n\n", c->template_kind ? "SmolVLM" : "none", (int)m->provenance_bytes, m->provenance);

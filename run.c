@@ -266,13 +266,13 @@ static int wanted_context(const Session *s) {
 
 static int plan(Session *s, SmolErr *err) {
     const Options *o = &s->opt;
-    int context = wanted_context(s);
+    int context = wanted_context(s), sees = s->model.config.family == SMOL_SMOLVLM;
     s->limits = (SmolLimits){
         .context = context,
         .batch = context < BATCH ? context : BATCH,
-        .n_image_tokens = o->prompt ? image_tokens(s) : context,
+        .n_image_tokens = o->prompt ? image_tokens(s) : sees ? context : 0,
         .n_threads = o->threads,
-        .vision = !o->prompt || s->n_pictures > 0 || s->n_videos > 0,
+        .vision = (!o->prompt && sees) || s->n_pictures > 0 || s->n_videos > 0,
         .all_logits = o->trace != NULL,
         .kernel = o->kernel,
     };

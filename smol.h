@@ -1,6 +1,6 @@
 // smol.h: the public interface of smol.c, and all that a port needs to include.
 //
-// The engine answers questions about pictures with SmolVLM2. It does no I/O and allocates nothing: the caller brings the
+// The engine answers questions about pictures with SmolVLM2, and questions alone with Mistral Small and SmolLM2. It does no I/O and allocates nothing: the caller brings the
 // bytes of a model file (mapped, read, or linked into flash) and one arena, sized beforehand by the same code that
 // carves it up. Numbers follow one contract (see ops.c): the same input gives the same bits on every machine.
 //
@@ -69,14 +69,15 @@ void smol_sha256_end(SmolSha256 *s, uint8_t digest[32]);
 // ---- the model file (FORMAT.md) ----
 
 enum { SMOL_F32, SMOL_F32X16, SMOL_Q8, SMOL_Q4 };  // types of a tensor
+enum { SMOL_SMOLVLM = 1, SMOL_LLAMA };             // families; the second has a text decoder and nothing else
 
 typedef struct {
     int weight_type, family, template_kind;  // numbers of FORMAT.md's header
-    // text decoder, as in Hugging Face's LlamaConfig
+    // text decoder, as in Hugging Face's LlamaConfig and MistralConfig
     int dim, hidden_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab_size, max_positions;
     float rms_norm_eps, rope_theta;
     int tied;
-    // vision encoder (SmolVLMVisionConfig) and connector
+    // vision encoder (SmolVLMVisionConfig) and connector; from here to the tokens all 0 in a model that reads text only
     int image_size, patch_size, v_dim, v_hidden_dim, v_layers, v_heads;
     float v_eps;
     int scale_factor;
