@@ -98,7 +98,7 @@ static int check_ranges(const SmolConfig *c, int act, int v_act, int resample, S
     const Range ranges[] = {
         {"weight_type", c->weight_type, 0, 2},
         {"family", c->family, SMOL_SMOLVLM, SMOL_LLAMA},
-        {"template", c->template_kind, 0, 1},
+        {"template", c->template_kind, 0, 5},
         {"dim", c->dim, 1, 1 << 16},
         {"hidden_dim", c->hidden_dim, 1, 1 << 18},
         {"n_layers", c->n_layers, 1, 512},
