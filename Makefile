@@ -5,6 +5,8 @@
 # make oracle   makes the golden files again from PyTorch and transformers; fails if they differ from what is committed
 # make debug    build/debug/run, with the address and undefined-behaviour sanitizers
 # make fuzz     libFuzzer on the pictures, the tokenizer and the model file, FUZZ_SECONDS each (60)
+# make bench    how fast this machine is with the demonstration model and with random weights of the released shapes
+# make bench-peers  the same against llama.cpp, torch and OpenVINO: see bench/README.md
 # make clean    removes what was built
 
 CC = cc
@@ -67,6 +69,10 @@ fuzz:
 	$(MAKE) BUILD=build/fuzz CC=clang OPENMP= $(FUZZERS:%=build/fuzz/fuzz_%) \
 		CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
 	tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(FUZZERS)
+
+$(BUILD)/bench/bench: $(wildcard bench/*.[ch]) $(ENGINE:%=$(BUILD)/%.o) $(BUILD)/host.o
+	@mkdir -p $(BUILD)/bench
+	$(COMPILE) $(filter %.c %.o,$^) -o $@ -lm
 
 clean:
 	rm -rf run build

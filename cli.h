@@ -64,6 +64,9 @@ void utf8_end(Utf8 *u, Buffer *out);
 
 double now_ms(void);
 
+// The most memory that this program has had, in bytes; the pages of a mapped file that it touched are part of it.
+size_t peak_memory(void);
+
 // ---- video.c ----
 
 // A video, and which of its frames are taken. They come one at a time.

@@ -1,33 +1,11 @@
 // report.c: what the program says about a model, a plan and an answer, for people and as JSON.
 
-#define _DEFAULT_SOURCE
-
 #include "cli.h"
 
 #include <string.h>
-#include <sys/resource.h>
 
 static void print_hex(FILE *f, const uint8_t digest[32]) {
     for (int i = 0; i < 32; i++) fprintf(f, "%02x", digest[i]);
-}
-
-// Linux counts the memory of the program that started this one into ru_maxrss, but not into VmHWM.
-static size_t peak_memory(void) {
-    struct rusage usage;
-    char line[128];
-    size_t kilobytes = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof line, f)) {
-        if (sscanf(line, "VmHWM: %zu", &kilobytes) == 1) break;
-    }
-    if (f) fclose(f);
-    if (kilobytes) return kilobytes * 1024;
-    if (getrusage(RUSAGE_SELF, &usage)) return 0;
-#ifdef __APPLE__
-    return (size_t)usage.ru_maxrss;
-#else
-    return (size_t)usage.ru_maxrss * 1024;
-#endif
 }
 
 // ---- --info ----
