@@ -13,10 +13,13 @@ CC = cc
 CFLAGS = -O3 -g
 BUILD = build
 # -ffp-contract=off: a*b+c is fused only where the code says fmaf, so that every compiler gives the same bits.
-STRICT = -std=c11 -ffp-contract=off -Wall -Wextra -Wshadow -Wno-unknown-pragmas
+STRICT = -std=c11 -ffp-contract=off $(SSE) -Wall -Wextra -Wshadow -Wno-unknown-pragmas
+
+# 32-bit x86 computes in 80 bits unless told not to.
+SSE := $(shell $(CC) $(CFLAGS) -dM -E -x c /dev/null 2>/dev/null | grep -q __i386__ && echo -msse2 -mfpmath=sse)
 
 # Threads where the compiler has OpenMP; without it the program runs on one.
-OPENMP := $(shell printf '\043include <omp.h>\nint main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
+OPENMP := $(shell printf '\043include <omp.h>\nint main(void){return 0;}' | $(CC) $(CFLAGS) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(OPENMP)
 
 ENGINE = support sha256 ops quant kernels_avx2 attention model engine vision decoder image png jpeg bmp exif tokenizer
@@ -40,7 +43,7 @@ demo: run
 	./run models/demo/demo.smol -i models/demo/pictures/06_display.png "Read the meter."
 
 check: $(BUILD)/run $(TESTS)
-	tests/check.sh $(TESTS)
+	CC="$(CC)" ENGINE="$(ENGINE)" tests/check.sh $(TESTS) tests/test_freestanding.sh
 
 debug:
 	$(MAKE) BUILD=build/debug CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" build/debug/run

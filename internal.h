@@ -5,6 +5,17 @@
 
 #include "smol.h"
 
+#include <float.h>
+
+// ---- what the compiler must be, or the bits would differ ----
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "smol.c reads a model file in place, which is little-endian: this machine is not"
+#endif
+#if FLT_EVAL_METHOD != 0 || defined __FAST_MATH__
+#error "float must be computed as float, not wider: on 32-bit x86 compile with -msse2 -mfpmath=sse, never with -ffast-math"
+#endif
+
 // ---- support.c: errors, memory, bytes ----
 
 // Fills err and returns code. Knows %s %d %u %z (size_t) and %c; the core has no stdio.
