@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Hugging Face folder to .smol file.
+"""Hugging Face folder to .smol file; also Mistral's own files, and GGUF.
 
     python export/export.py HuggingFaceTB/SmolVLM2-256M-Video-Instruct -o smolvlm2-256m.smol
     python export/export.py path/to/folder -o model.smol
+    python export/export.py path/to/model.gguf -o model.smol
 
 Writes what FORMAT.md describes, section by section in the order of that page; keep the page beside this file when
 reading. Nothing is guessed: a tensor too many, a field with an unknown value, a number that is none end the export
@@ -22,7 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 from header import HEADER_BYTES, find, pack_header, read_config, read_sources
-from source import Checkpoint, ExportError, Folder, chat_template, is_smolvlm_template, require
+from consolidated import Consolidated, is_consolidated
+from gguf_file import GgufFile, is_gguf
+from source import SMOLVLM, ExportError, Folder, chat_template, is_smolvlm_template, require
 from tokenizer import tokenizer_section
 
 EXPORTER = "smol.c export 0.1"
@@ -44,9 +47,36 @@ def matrix(name, n_rows, n_cols):
     return Tensor(name, n_rows, n_cols, F32X16, (n_rows, n_cols))
 
 
+def decoder(c):
+    """The prefix of the decoder's tensors."""
+    return "model.text_model." if c.family == SMOLVLM else "model."
+
+
 def tensors(c):
     """FORMAT.md's list of tensors, in its order."""
-    grid, kv_dim = c.image_size // c.patch_size, c.n_kv_heads * c.head_dim
+    if c.family == SMOLVLM:
+        yield from vision_tensors(c)
+    kv_dim = c.n_kv_heads * c.head_dim
+    yield matrix(decoder(c) + "embed_tokens.weight", c.vocab_size, c.dim)
+    for i in range(c.n_layers):
+        layer = f"{decoder(c)}layers.{i}."
+        yield vector(layer + "input_layernorm.weight", c.dim)
+        yield matrix(layer + "self_attn.q_proj.weight", c.n_heads * c.head_dim, c.dim)
+        yield matrix(layer + "self_attn.k_proj.weight", kv_dim, c.dim)
+        yield matrix(layer + "self_attn.v_proj.weight", kv_dim, c.dim)
+        yield matrix(layer + "self_attn.o_proj.weight", c.dim, c.n_heads * c.head_dim)
+        yield vector(layer + "post_attention_layernorm.weight", c.dim)
+        yield matrix(layer + "mlp.gate_proj.weight", c.hidden_dim, c.dim)
+        yield matrix(layer + "mlp.up_proj.weight", c.hidden_dim, c.dim)
+        yield matrix(layer + "mlp.down_proj.weight", c.dim, c.hidden_dim)
+    yield vector(decoder(c) + "norm.weight", c.dim)
+    if not c.tied:
+        yield matrix("lm_head.weight", c.vocab_size, c.dim)
+    yield Tensor("rope.inv_freq", 1, c.head_dim // 2, F32, ())
+
+
+def vision_tensors(c):
+    grid = c.image_size // c.patch_size
     eye = "model.vision_model."
     yield Tensor(eye + "embeddings.patch_embedding.weight", c.v_dim, 3 * c.patch_size ** 2, F32X16,
                  (c.v_dim, 3, c.patch_size, c.patch_size))
@@ -62,22 +92,6 @@ def tensors(c):
         yield from affine(layer + "mlp.fc2", c.v_dim, c.v_hidden_dim)
     yield from affine(eye + "post_layernorm", c.v_dim)
     yield matrix("model.connector.modality_projection.proj.weight", c.dim, c.v_dim * c.scale_factor ** 2)
-    yield matrix("model.text_model.embed_tokens.weight", c.vocab_size, c.dim)
-    for i in range(c.n_layers):
-        layer = f"model.text_model.layers.{i}."
-        yield vector(layer + "input_layernorm.weight", c.dim)
-        yield matrix(layer + "self_attn.q_proj.weight", c.n_heads * c.head_dim, c.dim)
-        yield matrix(layer + "self_attn.k_proj.weight", kv_dim, c.dim)
-        yield matrix(layer + "self_attn.v_proj.weight", kv_dim, c.dim)
-        yield matrix(layer + "self_attn.o_proj.weight", c.dim, c.n_heads * c.head_dim)
-        yield vector(layer + "post_attention_layernorm.weight", c.dim)
-        yield matrix(layer + "mlp.gate_proj.weight", c.hidden_dim, c.dim)
-        yield matrix(layer + "mlp.up_proj.weight", c.hidden_dim, c.dim)
-        yield matrix(layer + "mlp.down_proj.weight", c.dim, c.hidden_dim)
-    yield vector("model.text_model.norm.weight", c.dim)
-    if not c.tied:
-        yield matrix("lm_head.weight", c.vocab_size, c.dim)
-    yield Tensor("rope.inv_freq", 1, c.head_dim // 2, F32, ())
 
 
 def affine(name, n, n_cols=None):
@@ -124,7 +138,7 @@ def is_tied(c, sources, checkpoint):
     if not says:
         return False
     both = [Tensor(name, c.vocab_size, c.dim, F32, (c.vocab_size, c.dim))
-            for name in (head, "model.text_model.embed_tokens.weight")]
+            for name in (head, decoder(c) + "embed_tokens.weight")]
     for t in both:
         checkpoint.check(t.name, t.shape)
     return all(np.array_equal(a, b) for a, b in zip(*(pieces(t, c, checkpoint) for t in both)))
@@ -209,17 +223,26 @@ def check_image_token(folder, c):
     require(ids == [c.image_token_id], f"tokenizer.json: <image> has id {ids}, image_token_id is {c.image_token_id}")
 
 
+def open_source(source, revision):
+    """Where configuration, tokenizer and tensors come from, always under Hugging Face's names."""
+    if is_gguf(source):
+        return GgufFile(source)
+    folder = Folder(source, revision)
+    return Consolidated(source, revision) if is_consolidated(folder) else folder
+
+
 def export(source, out, revision=None, quiet=False):
     """Makes the file; returns the configuration and the SHA-256 by which the model is known (FORMAT.md). The file
     takes its name only when it is complete."""
-    folder = Folder(source, revision)
+    folder = open_source(source, revision)
     require(not os.path.isdir(out), f"{out} is a folder")
     sources = read_sources(folder)
     c = read_config(sources)
     tokenizer = tokenizer_section(folder.file("tokenizer.json"), c.vocab_size)
-    check_image_token(folder, c)
+    if c.family == SMOLVLM:
+        check_image_token(folder, c)
     c.template = int(is_smolvlm_template(chat_template(folder) or ""))
-    checkpoint = Checkpoint(folder)
+    checkpoint = folder.checkpoint(c)
     c.tied = int(is_tied(c, sources, checkpoint))
     check_tensors(c, checkpoint)
     with progress("check", sum(os.path.getsize(folder.file(name)) for name in folder.used), quiet) as bar:
@@ -246,20 +269,25 @@ def export(source, out, revision=None, quiet=False):
 # ---- the command line ----
 
 def report(out, c, sha256):
-    grid = c.image_size // c.patch_size
     print(f"text      {c.n_layers} layers, dim {c.dim}, hidden {c.hidden_dim}, heads {c.n_heads} / {c.n_kv_heads} of "
           f"{c.head_dim}, vocabulary {c.vocab_size}{', tied' if c.tied else ''}, rope theta {c.rope_theta:g}")
-    print(f"vision    {c.v_layers} layers, dim {c.v_dim}, hidden {c.v_hidden_dim}, heads {c.v_heads} of "
-          f"{c.v_dim // c.v_heads}, {grid} x {grid} patches of {c.patch_size}, scale {c.scale_factor}")
-    print(f"pictures  tiles of {c.tile_size}, longest edge {c.longest_edge}, {c.image_seq_len} tokens a tile")
+    if c.family == SMOLVLM:
+        report_pictures(c)
     print(f"chat      {'SmolVLM' if c.template else 'no template'}, context up to {c.max_positions}")
     print(f"file      {out}, {c.n_tensors} tensors, {c.file_bytes:,} bytes")
     print(f"sha256    {sha256}")
 
 
+def report_pictures(c):
+    grid = c.image_size // c.patch_size
+    print(f"vision    {c.v_layers} layers, dim {c.v_dim}, hidden {c.v_hidden_dim}, heads {c.v_heads} of "
+          f"{c.v_dim // c.v_heads}, {grid} x {grid} patches of {c.patch_size}, scale {c.scale_factor}")
+    print(f"pictures  tiles of {c.tile_size}, longest edge {c.longest_edge}, {c.image_seq_len} tokens a tile")
+
+
 def main(args=None):
-    parser = argparse.ArgumentParser(description="Hugging Face folder to .smol file")
-    parser.add_argument("source", metavar="SOURCE", help="folder, or name of a hub repository")
+    parser = argparse.ArgumentParser(description="Hugging Face folder, Mistral's own files or GGUF to .smol file")
+    parser.add_argument("source", metavar="SOURCE", help="folder, GGUF file, or name of a hub repository")
     parser.add_argument("-o", "--output", metavar="FILE", required=True)
     parser.add_argument("--type", choices=("f32", "q8", "q4"), default="f32", help="of the weight matrices (f32)")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of the repository")

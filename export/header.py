@@ -4,7 +4,7 @@ import math
 import struct
 from types import SimpleNamespace
 
-from source import ExportError, require
+from source import LLAMA, SMOLVLM, ExportError, require
 
 HEADER_BYTES = 512
 NONE = 0xFFFFFFFF
@@ -69,6 +69,14 @@ HEADER = [
     (240, "4I", "eos_id"),
 ]
 
+# MistralConfig's defaults, where they are not LlamaConfig's. It has another one, a sliding_window of 4096: see check_window().
+MISTRAL = {
+    "text.model_type": "mistral",
+    "text.intermediate_size": 14336,
+    "text.num_key_value_heads": 8,
+    "text.max_position_embeddings": 4096 * 32,
+}
+
 # What the engine does in one way only. A field that is not there has the class's default, which is the same value.
 FIXED = [
     ("text.model_type", "llama"),
@@ -92,21 +100,30 @@ BOUNDS = {
     "longest_edge": 1 << 15, "image_seq_len": 1 << 20, "rms_norm_eps": 1, "v_eps": 1, "rescale_factor": 1,
 }
 
-ARCHITECTURES = ["SmolVLMForConditionalGeneration", "Idefics3ForConditionalGeneration"]
+PICTURES = [field for offset, _, field, *_ in HEADER if 120 <= offset < 224]  # 0 where a model reads text only
+
+FAMILIES = {
+    "SmolVLMForConditionalGeneration": SMOLVLM, "Idefics3ForConditionalGeneration": SMOLVLM, "LlamaForCausalLM": LLAMA,
+    "MistralForCausalLM": LLAMA, "Mistral3ForConditionalGeneration": LLAMA,  # of the last, the text model
+}
 
 
 # ---- reading ----
 
 def read_sources(folder):
-    """The JSON objects that the header's fields come from."""
+    """The JSON objects that the header's fields come from, and what the configuration's class has as defaults."""
     config = folder.json("config.json")
     names = config.get("architectures")
-    require(isinstance(names, list) and any(n in ARCHITECTURES for n in names),
-            f"config.json: architectures is {names}, not one of {', '.join(ARCHITECTURES)}")
+    known = [n for n in names if n in FAMILIES] if isinstance(names, list) else []
+    require(known, f"config.json: architectures is {names}, not one of {', '.join(FAMILIES)}")
+    if FAMILIES[known[0]] == LLAMA:
+        return read_text_sources(folder, config, known[0])
     processor = folder.json("processor_config.json")
     # transformers 5 nests the image processor here; before it had a file of its own
     image = part(processor, "image_processor") or folder.json("preprocessor_config.json")
     return {
+        "family": SMOLVLM,
+        "defaults": {},
         "config": config,
         "text": part(config, "text_config") or {"rms_norm_eps": 1e-5},  # the default of SmolVLMConfig as a whole
         "vision": part(config, "vision_config"),
@@ -114,6 +131,20 @@ def read_sources(folder):
         "image": image,
         "video": video_sampling(folder, processor, image),
         "generation": folder.json("generation_config.json"),
+    }
+
+
+def read_text_sources(folder, config, architecture):
+    text = part(config, "text_config") if architecture.startswith("Mistral3") else config
+    require(text, "config.json: text_config is missing")
+    # without the file, transformers takes the model's own tokens
+    own = {"bos_token_id": 1, "eos_token_id": 2, **{k: v for k, v in text.items() if k.endswith("_token_id")}}
+    return {
+        "family": LLAMA,
+        "defaults": MISTRAL if architecture.startswith("Mistral") else {},
+        "config": config,
+        "text": text,
+        "generation": folder.json("generation_config.json", optional=True) or own,
     }
 
 
@@ -161,12 +192,16 @@ def number(place, value, kind):
 
 def read_config(sources):
     """All fields of the header that describe the model, by name."""
-    for place, value in FIXED:
+    family, defaults = sources["family"], sources["defaults"]
+    for place, value in (row for row in FIXED if row[0].split(".")[0] in sources):
+        value = defaults.get(place, value)
         found = find(sources, place, value)
         require(found == value, f"{place} is {found!r}; only {value!r} is supported")
-    c = SimpleNamespace(weight_type=0, family=1, act=1, v_act=1)
+    c = SimpleNamespace(weight_type=0, family=family, act=1, v_act=1)
     for _, kind, field, place, default in (row for row in HEADER if len(row) == 5):
-        value = find(sources, place, default)
+        if family == LLAMA and (field in PICTURES or field == "image_token_id"):
+            continue
+        value = find(sources, place, defaults.get(place, default))
         if isinstance(default, bool):
             require(isinstance(value, bool), f"{place} is {value!r}, not true or false")
             value = int(value)
@@ -176,7 +211,18 @@ def read_config(sources):
     c.n_eos = len(c.eos_id)
     complete(c)
     check(c)
+    if defaults is MISTRAL:
+        check_window(sources["text"], c.max_positions)
     return c
+
+
+def check_window(text, max_positions):
+    """Attention that sees only the last positions is not implemented. Absent, the field means 4096; null, no window."""
+    window = text.get("sliding_window", 4096)
+    if window is not None:
+        number("text.sliding_window", window, "I")
+        require(window >= max_positions, f"text.sliding_window is {window}{'' if 'sliding_window' in text else ' where it is absent'}"
+                                         f", less than the {max_positions} positions; only null is supported")
 
 
 def rope_theta(text):
@@ -201,21 +247,32 @@ def eos_ids(generation):
 
 
 def complete(c):
-    """Fields whose default depends on others, as LlamaConfig fills them in."""
+    """Fields whose default depends on others, as LlamaConfig fills them in, and those that a text model does not have."""
     require(c.n_heads > 0, f"n_heads is {c.n_heads}")
     if c.n_kv_heads is None:
         c.n_kv_heads = c.n_heads
     if c.head_dim is None:
         c.head_dim = c.dim // c.n_heads
+    if c.family == LLAMA:
+        vars(c).update({field: 0 for field in PICTURES}, image_mean=[0] * 3, image_std=[0] * 3, image_token_id=NONE)
 
 
 def check(c):
     """What the numbers must be, and be among themselves. The engine checks all of this again."""
     for field, high in BOUNDS.items():
         value = getattr(c, field)
-        require(0 < value <= high, f"{field} is {value}, not above 0 and at most {high}")
+        if c.family == SMOLVLM or field not in PICTURES:
+            require(0 < value <= high, f"{field} is {value}, not above 0 and at most {high}")
     require(c.n_heads % c.n_kv_heads == 0, f"n_kv_heads {c.n_kv_heads} does not divide n_heads {c.n_heads}")
     require(c.head_dim % 2 == 0, f"head_dim {c.head_dim} is odd")
+    if c.family == SMOLVLM:
+        check_pictures(c)
+    optional = [i for i in (c.image_token_id, c.bos_id, c.pad_id) if i != NONE]
+    for i in (*c.eos_id, *optional):
+        require(0 <= i < c.vocab_size, f"token {i} is not in the vocabulary of {c.vocab_size}")
+
+
+def check_pictures(c):
     require(c.v_dim % c.v_heads == 0, f"v_heads {c.v_heads} does not divide v_dim {c.v_dim}")
     require(c.tile_size == c.image_size, f"tile_size (max_image_size) {c.tile_size} is not image_size {c.image_size}")
     grid = c.image_size // c.patch_size
@@ -223,9 +280,6 @@ def check(c):
             f"image_seq_len {c.image_seq_len} does not fit image_size {c.image_size}, patch_size {c.patch_size} and "
             f"scale_factor {c.scale_factor}")
     require(all(s > 0 for s in c.image_std), f"image_std is {c.image_std}")
-    optional = [i for i in (c.bos_id, c.pad_id) if i != NONE]
-    for i in (c.image_token_id, *c.eos_id, *optional):
-        require(0 <= i < c.vocab_size, f"token {i} is not in the vocabulary of {c.vocab_size}")
 
 
 # ---- writing ----
