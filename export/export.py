@@ -238,7 +238,7 @@ def export(source, out, revision=None, quiet=False):
     require(not os.path.isdir(out), f"{out} is a folder")
     sources = read_sources(folder)
     c = read_config(sources)
-    tokenizer = tokenizer_section(folder.file("tokenizer.json"), c.vocab_size)
+    tokenizer = tokenizer_section(folder.json("tokenizer.json"), c.vocab_size)
     if c.family == SMOLVLM:
         check_image_token(folder, c)
     c.template = int(is_smolvlm_template(chat_template(folder) or ""))

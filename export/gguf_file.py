@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import gguf
 import numpy as np
 
+import tokenizer
 from source import LLAMA, Checkpoint, Entry, ExportError, Folder, require
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -28,6 +29,9 @@ CONFIG = {
     "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta", "context_length": "max_position_embeddings",
 }
+# tokenizer.ggml.pre, and tokenizer.ggml.token_type: the others are unused places and bytes, which byte-level BPE does not have
+PRE_TOKENIZERS = {"smollm": tokenizer.PRE_TOKENIZER}
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
 
 def is_gguf(path):
@@ -51,6 +55,7 @@ class GgufFile(Folder):
         self.tensors = reader.tensors
         self.made["config.json"] = self.config()
         self.made["generation_config.json"] = self.generation_config()
+        self.made["tokenizer.json"] = self.tokenizer()
         template = self.fields.get("tokenizer.chat_template")
         self.made["tokenizer_config.json"] = {"chat_template": template} if template else {}
 
@@ -87,6 +92,21 @@ class GgufFile(Folder):
         ids = [self.fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "padding", "eos", "eot")]
         eos = sorted({i for i in ids[2:] if i is not None})
         return {"bos_token_id": ids[0], "pad_token_id": ids[1], "eos_token_id": eos}
+
+    def tokenizer(self):
+        """tokenizer.json of a byte-level BPE."""
+        model, pre = self.fields.get("tokenizer.ggml.model"), self.fields.get("tokenizer.ggml.pre")
+        require(model == "gpt2" and pre in PRE_TOKENIZERS,
+                f"{self.name}: tokenizer.ggml.model {model!r} with tokenizer.ggml.pre {pre!r} is not supported")
+        tokens, kinds = self.field("tokenizer.ggml.tokens", list), self.field("tokenizer.ggml.token_type", list)
+        require(len(tokens) == len(kinds), f"{self.name}: {len(tokens)} tokens have {len(kinds)} types")
+        return {
+            "pre_tokenizer": PRE_TOKENIZERS[pre], "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "merges": self.field("tokenizer.ggml.merges", list),
+                      "vocab": {text: i for i, (text, kind) in enumerate(zip(tokens, kinds)) if kind == NORMAL}},
+            "added_tokens": [{"id": i, "content": text, "special": kind == CONTROL}
+                             for i, (text, kind) in enumerate(zip(tokens, kinds)) if kind in (CONTROL, USER_DEFINED)],
+        }
 
     def checkpoint(self, c):
         return GgufCheckpoint(self, c.head_dim)

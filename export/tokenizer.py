@@ -114,13 +114,18 @@ def read_merges(tok, base):
     return [rows[key] for key in sorted(rows)]
 
 
-def tokenizer_section(path_to_tokenizer_json, vocab_size):
-    """The section's bytes. Raises ValueError, one line, on anything that the engine would not tokenize alike."""
-    with open(path_to_tokenizer_json, encoding="utf-8") as f:
+def read_json(path):
+    with open(path, encoding="utf-8") as f:
         try:
-            tok = json.load(f)
+            return json.load(f)
         except (json.JSONDecodeError, UnicodeDecodeError) as e:
             raise ValueError(f"tokenizer.json: not JSON: {e}") from None
+
+
+def tokenizer_section(source, vocab_size):
+    """The section's bytes. Raises ValueError, one line, on anything that the engine would not tokenize alike. source: the path
+    of a tokenizer.json, or what stands in one."""
+    tok = source if isinstance(source, dict) else read_json(source)
     check_pipeline(tok)
     tokens, base = read_tokens(tok, vocab_size)
     special = read_added(tok, tokens)
