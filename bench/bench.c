@@ -369,6 +369,7 @@ static void bench_parts(Bench *b) {
 
 int main(int argc, char **argv) {
     Bench b = {.n_threads = 2, .n_runs = 5, .seconds = 60};
+    setvbuf(stdout, NULL, _IOLBF, 0);
     for (int c; (c = getopt(argc, argv, "t:r:s:k:o:")) != -1;) {
         if (c == 't') b.n_threads = atoi(optarg);
         else if (c == 'r') b.n_runs = atoi(optarg);
