@@ -16,7 +16,7 @@
 #error "float must be computed as float, not wider: on 32-bit x86 compile with -msse2 -mfpmath=sse, never with -ffast-math"
 #endif
 
-// ---- support.c: errors, memory, bytes ----
+// ---- support.c: errors, memory, bytes, UTF-8 ----
 
 // Fills err and returns code. Knows %s %d %u %z (size_t) and %c; the core has no stdio.
 int fail(SmolErr *err, int code, const char *format, ...);
@@ -29,6 +29,10 @@ void *arena_take(SmolArena *a, uint64_t bytes, const char *name, SmolErr *err);
 
 // *r = a * b, or 0 when it does not fit.
 int mul_fits(size_t a, size_t b, size_t *r);
+
+// Reads the character at p[0 .. n - 1], n >= 1, and returns its length. Where the bytes are no UTF-8 it returns minus
+// the length of the part that one U+FFFD stands for (Unicode 3.9: a maximal subpart, as in Python's errors="replace").
+int utf8_decode(const uint8_t *p, size_t n, uint32_t *c);
 
 static inline uint32_t get_u32(const uint8_t *p) {
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
@@ -71,10 +75,31 @@ typedef struct {
 // width, height: as in the file; those of the turned picture are exchanged from orientation 5 on.
 Turn turn_of(int orientation, int width, int height);
 
+// ---- pretokenizer.c ----
+
+enum { WORDS_SMOLLM = 1, WORDS_TEKKEN, WORDS_SENTENCEPIECE };  // FORMAT.md: pretokenizer
+
+// The end of the word that begins at s[i], i < end, in text that was found to be UTF-8.
+size_t word_end(int pretokenizer, const uint8_t *s, size_t i, size_t end);
+
+// The length of the space at s[0 .. n - 1], or of U+2581, which is one to SentencePiece; 0 if neither is there.
+size_t sentencepiece_space(const uint8_t *s, size_t n);
+
 // ---- tokenizer.c ----
 
 // Checks the tokenizer section and fills v.
 int vocab_open(SmolVocab *v, const uint8_t *bytes, size_t n, int vocab_size, SmolErr *err);
+
+// The bytes of a token, id < n_tokens.
+const uint8_t *vocab_token(const SmolVocab *v, uint32_t id, size_t *n);
+
+// The id of the added token with this text, or -1.
+int32_t vocab_special(const SmolVocab *v, const char *text);
+
+// ---- template.c ----
+
+// Whether the vocabulary has the control tokens that the model's chat template writes.
+int template_check(const SmolModel *m, SmolErr *err);
 
 // ---- ops.c: vector operations under the numerics contract ----
 

@@ -398,5 +398,6 @@ int smol_open(SmolModel *m, const void *bytes, size_t n_bytes, SmolErr *err) {
     }
     if ((code = check_inv_freq(m, &at, err))) return code;
     hash_sections(m);
-    return vocab_open(&m->vocab, h + get_u64(h + 16), (size_t)get_u64(h + 24), m->config.vocab_size, err);
+    code = vocab_open(&m->vocab, h + get_u64(h + 16), (size_t)get_u64(h + 24), m->config.vocab_size, err);
+    return code ? code : template_check(m, err);
 }

@@ -32,7 +32,7 @@ void report_info(const SmolModel *m, const char *name) {
     if (c->family == SMOL_SMOLVLM) print_vision(c);
     printf("tokens    bos %d, pad %d, image %d, eos", c->bos_id, c->pad_id, c->image_token_id);
     for (int i = 0; i < c->n_eos; i++) printf(" %d", c->eos_id[i]);
-    printf(", chat template %s\n\n%.*s\n\n", c->template_kind ? "SmolVLM" : "none", (int)m->provenance_bytes, m->provenance);
+    printf(", chat template %s\n\n%.*s\n\n", smol_template_name(m), (int)m->provenance_bytes, m->provenance);
     for (int i = 0; i < m->n_tensors; i++) {
         SmolTensor t;
         smol_tensor(m, i, &t);

@@ -395,7 +395,7 @@ static void say(const Session *s, Answer *a, Utf8 *utf8, int32_t id) {
     size_t n, shown = a->text.n;
     const char *text = smol_token_text(&s->model, id, &n);
     for (size_t i = 0; i < n; i++) {
-        int is_leading_space = !s->opt.raw && a->text.n == 0 && utf8->n == 0 && text[i] == ' ';
+        int is_leading_space = !s->opt.raw && smol_answer_space(&s->model) && a->text.n == 0 && utf8->n == 0 && text[i] == ' ';
         if (!is_leading_space) utf8_add(utf8, &a->text, text[i]);
     }
     show(s, a, shown);

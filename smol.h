@@ -7,7 +7,8 @@
 //     smol_open        check the bytes of a model file                      model.c
 //     smol_picture_*   probe a picture, choose its tiles, cut them          image.c
 //     smol_video_*     which frames of a video, and their one tile          image.c
-//     smol_prompt_*    chat template, image tokens, token ids               tokenizer.c
+//     smol_prompt_*    chat template, image tokens                          template.c
+//     smol_tokenize    token ids, and the text of a token                   tokenizer.c
 //     smol_plan/start  size and carve the arena                             engine.c
 //     smol_encode_tile a tile's pixels to rows of features                  vision.c
 //     smol_forward     token ids and features to logits                     decoder.c
@@ -100,10 +101,10 @@ typedef struct {
     const uint8_t *sha256;  // (32) as recorded in the file
 } SmolTensor;
 
-// The byte-level BPE tables, in place in the file.
+// The tables of byte-pair encoding, in place in the file.
 typedef struct {
-    const uint8_t *byte_id, *token_offset, *merges, *special, *bytes;
-    uint32_t n_tokens, n_merges, n_special;
+    const uint8_t *byte_id, *token_offset, *merges, *special, *chars, *bytes;
+    uint32_t n_tokens, n_merges, n_special, n_chars, pretokenizer, add_bos;
 } SmolVocab;
 
 // A checked view of a model file. Holds pointers into the caller's bytes, which must outlive it.
@@ -223,15 +224,19 @@ int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_mess
 // No template: the pictures' markers, then the text as it is. special 1: control tokens in the text are recognised.
 int smol_prompt_raw(const SmolModel *m, const SmolMessage *message, int special, SmolPrompt *out, SmolErr *err);
 
-// The scratch bytes that smol_tokenize needs for n_text bytes, SIZE_MAX if that is too much. Never more than n_text ids come out.
+// The scratch bytes that smol_tokenize needs for n_text bytes, SIZE_MAX if that is too much.
 size_t smol_tokenize_bytes(const SmolModel *m, size_t n_text);
 
-// ids has room for n_text; returns the number of ids or a negative code. The text must be UTF-8, as smol_prompt_* leave it.
+// ids has room for n_text + 1; returns the number of ids or a negative code. The text must be UTF-8, as smol_prompt_* leave it.
 long smol_tokenize(const SmolModel *m, const SmolPrompt *prompt, int32_t *ids, SmolArena *scratch, SmolErr *err);
 
-// The bytes of one token (not terminated, possibly part of a character). Control tokens give n = 0. An answer begins with a
-// space, which belongs to the template.
+// The bytes of one token (not terminated, possibly part of a character). Control tokens give n = 0.
 const char *smol_token_text(const SmolModel *m, int32_t id, size_t *n);
+
+// Whether the space that an answer in a chat begins with belongs to the template, so that it is not shown.
+int smol_answer_space(const SmolModel *m);
+
+const char *smol_template_name(const SmolModel *m);  // "none" without one
 
 // ---- engine ----
 

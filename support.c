@@ -1,4 +1,4 @@
-// support.c: error lines and the arena: what the core uses in place of stdio and malloc.
+// support.c: error lines, the arena and UTF-8: what the core uses in place of stdio and malloc.
 
 #include "internal.h"
 
@@ -94,4 +94,25 @@ void *arena_take(SmolArena *a, uint64_t bytes, const char *name, SmolErr *err) {
     void *p = a->base ? a->base + a->used : NULL;
     a->used += (size_t)padded;
     return p;
+}
+
+// ---- UTF-8 ----
+
+int utf8_decode(const uint8_t *p, size_t n, uint32_t *c) {
+    uint8_t lead = p[0];
+    *c = lead;
+    if (lead < 0x80) return 1;
+    if (lead < 0xc2 || lead > 0xf4) return -1;
+    int length = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    *c &= 0xffu >> (length + 1);
+    // The second byte's range keeps out overlong forms, surrogates and all past U+10FFFF (Unicode table 3-7).
+    uint8_t low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+    uint8_t high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    for (int i = 1; i < length; i++) {
+        if ((size_t)i == n || p[i] < low || p[i] > high) return -i;
+        *c = *c << 6 | (p[i] & 0x3f);
+        low = 0x80;
+        high = 0xbf;
+    }
+    return length;
 }

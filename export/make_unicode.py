@@ -1,8 +1,8 @@
-"""Writes unicode.h: the character classes that SmolLM2's pre-tokenizer asks for, as the reference itself sees them.
+"""Writes unicode.h: the character classes that the pre-tokenizers ask for, as the reference itself sees them.
 
 Two libraries inside `tokenizers` answer, each with its own version of Unicode: Rust's char::is_numeric decides what the
-Digits pre-tokenizer isolates, Oniguruma's \\p{L}, \\p{N} and \\s what the GPT-2 pattern matches. Every code point is
-put to both, so the table holds their answers and not those of this Python's unicodedata.
+Digits pre-tokenizer isolates, Oniguruma's \\p{L}, \\p{N}, \\p{M}, \\s what the patterns of GPT-2 and Tekken match. Every
+code point is put to both, so the table holds their answers and not those of this Python's unicodedata.
 
     python export/make_unicode.py > unicode.h
 """
@@ -12,27 +12,31 @@ import sys
 import tokenizers
 from tokenizers import Regex, pre_tokenizers
 
-OTHER, LETTER, NUMBER, SPACE = range(4)  # the order of the enum below
+# The order of the enum below, and what asks for a class; the first pattern that matches counts.
+PATTERNS = {"UPPER": r"[\p{Lu}\p{Lt}]", "LOWER": r"\p{Ll}", "CASELESS": r"[\p{Lm}\p{Lo}]", "MARK": r"\p{M}",
+            "NUMBER": r"\p{N}", "SPACE": r"\s"}
 
 HEADER = """\
-// unicode.h: character classes of the pre-tokenizer. Made by export/make_unicode.py; do not edit.
+// unicode.h: character classes of the pre-tokenizers. Made by export/make_unicode.py; do not edit.
 //
-// Asked of tokenizers {version}, code point by code point: letters are \\p{{L}} and white space is \\s of the GPT-2
-// pattern (Oniguruma), numbers are what the Digits pre-tokenizer isolates (Rust's char::is_numeric: Nd, Nl, No). The
-// classes are disjoint: {letters} letters, {numbers} numbers ({left_out} of them unknown to Oniguruma's \\p{{N}}),
-// {spaces} white space characters.
+// Asked of tokenizers {version}, code point by code point: UPPER is [\\p{{Lu}}\\p{{Lt}}], LOWER \\p{{Ll}}, CASELESS
+// [\\p{{Lm}}\\p{{Lo}}], MARK \\p{{M}}, NUMBER \\p{{N}}, SPACE \\s of the patterns (Oniguruma). The classes are disjoint: {L}
+// letters ({UPPER} upper, {LOWER} lower), {MARK} marks, {NUMBER} numbers, {SPACE} white space characters. RUST_NUMBER:
+// {RUST_NUMBER} that are numbers only to the Digits pre-tokenizer (Rust's char::is_numeric), and nothing to the patterns.
 
 #ifndef UNICODE_H
 #define UNICODE_H
 
 #include <stdint.h>
 
-enum {{ OTHER, LETTER, NUMBER, SPACE }};
+enum {{ OTHER, UPPER, LOWER, CASELESS, MARK, NUMBER, RUST_NUMBER, SPACE }};
 
 // Where runs of one class begin, ascending, each up to the next. The last hex digit is the class, the others are the
-// code point: 0x411 says that LETTER begins at U+0041.
+// code point: 0x411 says that UPPER begins at U+0041.
 static const uint32_t class_runs[{count}] = {{
 """
+
+CLASSES = ["OTHER", "UPPER", "LOWER", "CASELESS", "MARK", "NUMBER", "RUST_NUMBER", "SPACE"]
 
 
 def matches(text, pattern):
@@ -48,27 +52,29 @@ def isolated(text):
 
 
 def classify():
-    """A list of (code point, class), and the number of numbers that only Rust knows."""
+    """A list of (code point, class)."""
     points = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
     text = "".join(map(chr, points))
-    letters, spaces, numbers = matches(text, r"\p{L}"), matches(text, r"\s"), isolated(text)
-    pattern_numbers = matches(text, r"\p{N}")
-    if letters & spaces or letters & numbers or spaces & numbers:
-        sys.exit("make_unicode.py: the classes overlap: tokenizer.c takes them to be disjoint")
-    if not pattern_numbers <= numbers:
-        sys.exit("make_unicode.py: Digits leaves numbers to the pattern: tokenizer.c takes it to isolate all")
-    classes = [(c, LETTER if i in letters else NUMBER if i in numbers else SPACE if i in spaces else OTHER)
-               for i, c in enumerate(points)]
-    return classes, len(numbers - pattern_numbers)
+    class_of = {}
+    for name, pattern in PATTERNS.items():
+        found = matches(text, pattern)
+        if found & class_of.keys():
+            sys.exit(f"make_unicode.py: {name} overlaps another class: pretokenizer.c takes them to be disjoint")
+        class_of.update(dict.fromkeys(found, name))
+    numbers = isolated(text)
+    if any(name == "NUMBER" and i not in numbers or name != "NUMBER" and i in numbers for i, name in class_of.items()):
+        sys.exit("make_unicode.py: Digits leaves numbers to the pattern, or takes letters: pretokenizer.c expects neither")
+    class_of.update(dict.fromkeys(numbers - class_of.keys(), "RUST_NUMBER"))
+    return [(c, class_of.get(i, "OTHER")) for i, c in enumerate(points)]
 
 
 def main():
-    classes, left_out = classify()
+    classes = classify()
     runs = [b for a, b in zip([(0, None), *classes], classes) if a[1] != b[1]]
-    count = [sum(k == kind for _, k in classes) for kind in range(4)]
-    print(HEADER.format(version=tokenizers.__version__, letters=count[LETTER], numbers=count[NUMBER],
-                        spaces=count[SPACE], left_out=left_out, count=len(runs)), end="")
-    cells = [f"0x{c << 4 | kind:x}," for c, kind in runs]
+    counts = {name: sum(k == name for _, k in classes) for name in CLASSES}
+    letters = counts["UPPER"] + counts["LOWER"] + counts["CASELESS"]
+    print(HEADER.format(version=tokenizers.__version__, L=letters, count=len(runs), **counts), end="")
+    cells = [f"0x{c << 4 | CLASSES.index(kind):x}," for c, kind in runs]
     line = "   "
     for cell in cells:
         if len(line) + 1 + len(cell) > 118:

@@ -23,7 +23,7 @@ static SmolModel open_model(void) {
 static long tokenize(const SmolModel *m, const SmolPrompt *p, int32_t **ids, SmolErr *err) {
     size_t bytes = smol_tokenize_bytes(m, p->n_text);
     SmolArena scratch = {.base = malloc(bytes ? bytes : 1), .size = bytes};
-    *ids = malloc(p->n_text ? p->n_text * sizeof **ids : 1);
+    *ids = malloc((p->n_text + 1) * sizeof **ids);
     long n = smol_tokenize(m, p, *ids, &scratch, err);
     CHECK(scratch.used == 0, "scratch is not given back");
     free(scratch.base);
@@ -385,8 +385,11 @@ static void refused(const void *field, uint32_t value, const char *word) {
 static void test_refused(const SmolVocab *v) {
     const uint8_t *merge = v->merges + 16, *special = v->special + 8;  // the second of each
     uint32_t last = get_u32(v->token_offset + 4 * VOCAB_SIZE);
-    for (int i = 5; i < 8; i++) refused(section + 4 * i, 1, "pre-tokenizer");  // reserved
-    refused(section + 12, 2, "pre-tokenizer");
+    refused(section + 12, 4, "pre-tokenizer");
+    refused(section + 12, 0, "pre-tokenizer");
+    refused(section + 20, 1, "n_chars");
+    refused(section + 24, 2, "add_bos");
+    refused(section + 28, 1, "reserved");
     refused(section + 4, UINT32_MAX, "do not add up");
     refused(section + 16, last - 1, "do not add up");
     refused(section + 16, last + 1, "do not add up");
@@ -416,7 +419,7 @@ static void test_refused(const SmolVocab *v) {
     }
     refused(special, get_u32(special - 8), "out of order");
     refused(special, VOCAB_SIZE, "out of range");
-    refused(special + 4, 2, "out of range");
+    refused(special + 4, 3, "out of range");
     uint8_t *longer = memcpy(malloc(n_section + 1), section, n_section);
     SmolVocab other;
     SmolErr err = {0};

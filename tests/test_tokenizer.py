@@ -40,7 +40,7 @@ def build(tmp_path_factory):
     """Compiles tokenize_text.c, with sanitizers or without."""
     folder = tmp_path_factory.mktemp("build")
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
-    sources = [ROOT / "tests" / "tokenize_text.c", ROOT / "tokenizer.c", ROOT / "support.c"]
+    sources = [ROOT / "tests" / "tokenize_text.c", *(ROOT / f"{name}.c" for name in ("tokenizer", "pretokenizer", "template", "support"))]
     programs = {}
     for name, more in ("checked", SANITIZE), ("fast", []):
         programs[name] = folder / name

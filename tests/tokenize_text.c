@@ -37,7 +37,7 @@ static void print_hex(const char *bytes, size_t n) {
 static int32_t *tokenize(const SmolPrompt *p, long *n, SmolErr *err) {
     size_t bytes = smol_tokenize_bytes(&model, p->n_text);
     SmolArena scratch = {.base = malloc(bytes + 1), .size = bytes};
-    int32_t *ids = malloc(p->n_text * sizeof *ids + 1);
+    int32_t *ids = malloc((p->n_text + 1) * sizeof *ids);
     *n = smol_tokenize(&model, p, ids, &scratch, err);
     free(scratch.base);
     return ids;

@@ -17,10 +17,10 @@ static void tokenize(const SmolModel *m, const SmolPrompt *prompt) {
     SmolErr err = {0};
     SmolArena scratch = {.size = smol_tokenize_bytes(m, prompt->n_text)};
     scratch.base = malloc(scratch.size ? scratch.size : 1);
-    int32_t *ids = malloc(prompt->n_text ? prompt->n_text * sizeof *ids : 1);
+    int32_t *ids = malloc((prompt->n_text + 1) * sizeof *ids);
     long n = smol_tokenize(m, prompt, ids, &scratch, &err);
     if (n < 0) expect_line((int)n, &err);
-    EXPECT(n <= (long)prompt->n_text && scratch.used == 0);
+    EXPECT(n <= (long)prompt->n_text + 1 && scratch.used == 0);
     for (long i = 0; i < n; i++) {
         size_t length;
         const char *text = smol_token_text(m, ids[i], &length);
