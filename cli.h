@@ -1,4 +1,4 @@
-// cli.h: what the files of the command line share: run.c, options.c, report.c, trace.c, video.c, host.c. None of this
+// cli.h: what the files of the command line share: run.c, options.c, report.c, score.c, trace.c, video.c, host.c. None of this
 // is the engine.
 
 #ifndef CLI_H
@@ -13,7 +13,7 @@ enum { MAX_IMAGES = 64, MAX_VIDEOS = 16 };
 // ---- options.c ----
 
 typedef struct {
-    const char *model, *prompt, *system, *trace, *kernel, *video;
+    const char *model, *prompt, *system, *trace, *kernel, *video, *score;
     double fps;      // 0: as the video says
     int max_frames;  // 0: as the model says
     const char *images[MAX_IMAGES];
@@ -126,6 +126,13 @@ void report_timings(const Answer *a, const char *kernel, int n_threads);
 void report_json(const Options *o, const SmolModel *m, const Answer *a, const int32_t *prompt, const SmolPicture *pictures,
                  const SmolTiling *tilings, int n_pictures, const SmolVideo *video, size_t memory, const char *kernel);
 void report_ids(const int32_t *ids, long n, int json);
+
+void print_hex(FILE *f, const uint8_t digest[32]);
+
+// ---- score.c ----
+
+// Prints how well the model predicts the text of o->score, as one JSON object. Returns the exit status.
+int score(const SmolModel *m, const Options *o);
 
 // ---- trace.c ----
 

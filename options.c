@@ -42,6 +42,7 @@ static const char help[] =
     "  -V, --timings         timings and memory on standard error, after the answer\n"
     "      --json            one JSON object for each answer instead of streamed text\n"
     "      --tokenize        print the prompt's token ids and stop\n"
+    "      --score FILE      how well the model predicts a text: perplexity in windows of 512 tokens (-c), as JSON, and stop\n"
     "      --trace FILE      every stage's tensors as a safetensors file\n"
     "      --plan            print every buffer and the total, and stop\n"
     "      --info            print the model's configuration, tensors and provenance, and stop\n"
@@ -133,6 +134,7 @@ static const Option options[] = {
     {"--timings", "-V", FLAG, offsetof(Options, timings), 0, 0},
     {"--json", NULL, FLAG, offsetof(Options, json), 0, 0},
     {"--tokenize", NULL, FLAG, offsetof(Options, tokenize), 0, 0},
+    {"--score", NULL, TEXT, offsetof(Options, score), 0, 0},
     {"--trace", NULL, TEXT, offsetof(Options, trace), 0, 0},
     {"--plan", NULL, FLAG, offsetof(Options, plan), 0, 0},
     {"--info", NULL, FLAG, offsetof(Options, info), 0, 0},
@@ -196,17 +198,17 @@ static int check_video(const Options *o) {
 }
 
 static int check_together(const Options *o) {
-    int alone = o->info || o->verify;
+    int alone = o->info || o->verify || o->score;
     if (!o->model) return usage_error("no MODEL given", "");
     if (o->special && !o->raw) return usage_error("--special goes with --raw", "");
     if (o->system && o->raw) return usage_error("--raw has no template, so it takes no --system", "");
-    if (o->info + o->verify + o->plan + o->tokenize > 1) {
-        return usage_error("--info, --verify, --plan and --tokenize: one at a time", "");
+    if (o->info + o->verify + o->plan + o->tokenize + (o->score != NULL) > 1) {
+        return usage_error("--info, --verify, --plan, --tokenize and --score: one at a time", "");
     }
-    if (o->json && (alone || o->plan)) return usage_error("--info, --verify and --plan have no JSON", "");
-    if (o->trace && (o->plan || o->tokenize)) return usage_error("--plan and --tokenize stop before there is a trace", "");
+    if (o->json && (o->info || o->verify || o->plan)) return usage_error("--info, --verify and --plan have no JSON", "");
+    if (o->trace && (o->plan || o->tokenize || o->score)) return usage_error("--plan, --tokenize and --score have no trace", "");
     if (alone && (o->prompt || o->n_images || o->video)) {
-        return usage_error("--info and --verify take no prompt and no picture or video", "");
+        return usage_error("--info, --verify and --score take no prompt and no picture or video", "");
     }
     if (!alone && !o->prompt && (o->raw || o->tokenize || o->trace || o->plan)) {
         return usage_error("--raw, --tokenize, --trace and --plan want a PROMPT", "");

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-static void print_hex(FILE *f, const uint8_t digest[32]) {
+void print_hex(FILE *f, const uint8_t digest[32]) {
     for (int i = 0; i < 32; i++) fprintf(f, "%02x", digest[i]);
 }
 

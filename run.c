@@ -610,6 +610,7 @@ static int work(Session *s) {
     s->load_ms = now_ms() - begin;
     if (s->opt.info) return report_info(&s->model, s->opt.model), 0;
     if (s->opt.verify) return verify(s);
+    if (s->opt.score) return score(&s->model, &s->opt);
     if (s->opt.system) add_message(s, "system", s->opt.system, strlen(s->opt.system));
     return s->opt.prompt ? ask_once(s) : chat(s);
 }
