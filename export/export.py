@@ -3,7 +3,8 @@
 
     python export/export.py HuggingFaceTB/SmolVLM2-256M-Video-Instruct -o smolvlm2-256m.smol
     python export/export.py path/to/folder -o model.smol
-    python export/export.py path/to/model.gguf -o model.smol
+    python export/export.py path/to/model.gguf -o model.smol --type q8
+    python export/export.py --random path/to/folder -o model.smol --type q4
 
 Writes what FORMAT.md describes, section by section in the order of that page; keep the page beside this file when
 reading. Nothing is guessed: a tensor too many, a field with an unknown value, a number that is none end the export
@@ -22,15 +23,22 @@ from collections import namedtuple
 import numpy as np
 from tqdm import tqdm
 
+import quantize
 from header import HEADER_BYTES, find, pack_header, read_config, read_sources
 from consolidated import Consolidated, is_consolidated
 from gguf_file import GgufFile, is_gguf
+from random_weights import RandomWeights
 from source import SMOLVLM, ExportError, Folder, chat_template, is_smolvlm_template, require
 from tokenizer import tokenizer_section
 
 EXPORTER = "smol.c export 0.1"
 ENTRY_BYTES = 160
-F32, F32X16 = 0, 1  # types of a tensor
+F32, F32X16, Q8, Q4 = range(4)  # types of a tensor
+QUANTISED = {Q8: quantize.Q8, Q4: quantize.Q4}
+WEIGHT_TYPES = {"f32": F32X16, "q8": Q8, "q4": Q4}  # of matrices; the header numbers them in this order
+# These stay Q8 in a q4 file.
+EIGHT_BITS = ("embed_tokens.weight", "lm_head.weight", "patch_embedding.weight", "modality_projection.proj.weight")
+LARGEST = 1e6  # of a weight that can be quantised, for the scale must be an f16
 PANEL = 16  # rows
 PIECE = 1 << 22  # numbers converted at once: 16 MB
 
@@ -53,7 +61,15 @@ def decoder(c):
 
 
 def tensors(c):
-    """FORMAT.md's list of tensors, in its order."""
+    """FORMAT.md's list of tensors, in its order, each of the type that it has in the file."""
+    wanted = list(WEIGHT_TYPES.values())[c.weight_type]
+    for t in table(c):
+        if t.type == F32X16:
+            t = t._replace(type=Q8 if wanted == Q4 and t.name.endswith(EIGHT_BITS) else wanted)
+        yield t
+
+
+def table(c):
     if c.family == SMOLVLM:
         yield from vision_tensors(c)
     kv_dim = c.n_kv_heads * c.head_dim
@@ -122,8 +138,25 @@ def pieces(t, c, checkpoint):
         yield inv_freq(c.rope_theta, c.head_dim)
         return
     step = max(PIECE // t.n_cols // PANEL * PANEL, PANEL)
+    if t.type in QUANTISED and isinstance(checkpoint, RandomWeights):
+        yield from checkpoint.panels(t, step, QUANTISED[t.type])
+        return
     for rows in checkpoint.rows(t.name, t.shape, step):
-        yield panels(rows) if t.type == F32X16 else rows
+        if t.type in QUANTISED:
+            require(np.abs(rows).max() < LARGEST, f"{t.name} holds numbers above {LARGEST:g}, too large for 16-bit scales")
+            yield quantize.quantize(rows, QUANTISED[t.type])
+        else:
+            yield panels(rows) if t.type == F32X16 else rows
+
+
+def n_bytes(t):
+    if t.type in QUANTISED:
+        return quantize.size(QUANTISED[t.type], t.n_rows, t.n_cols)
+    return 4 * t.n_cols * (align(t.n_rows, PANEL) if t.type == F32X16 else t.n_rows)
+
+
+def says_tied(sources):
+    return any(find(sources, place + ".tie_word_embeddings", False) for place in ("config", "text"))
 
 
 def is_tied(c, sources, checkpoint):
@@ -132,8 +165,7 @@ def is_tied(c, sources, checkpoint):
     head = "lm_head.weight"
     says = find(sources, "config.tie_word_embeddings", False)
     if head not in checkpoint.entries:
-        require(says or find(sources, "text.tie_word_embeddings", False),
-                f"{head} is missing, and tie_word_embeddings is not true")
+        require(says_tied(sources), f"{head} is missing, and tie_word_embeddings is not true")
         return True
     if not says:
         return False
@@ -160,8 +192,8 @@ def check_tensors(c, checkpoint):
 
 # ---- the file ----
 
-def align(n):
-    return -(-n // 64) * 64
+def align(n, unit=64):
+    return -(-n // unit) * unit
 
 
 def place(c, tokenizer, provenance):
@@ -170,29 +202,27 @@ def place(c, tokenizer, provenance):
     c.tokenizer_offset, c.tokenizer_bytes = HEADER_BYTES, len(tokenizer)
     c.provenance_offset, c.provenance_bytes = align(HEADER_BYTES + len(tokenizer)), len(provenance)
     c.directory_offset = align(c.provenance_offset + len(provenance))
-    table = list(tensors(c))
-    c.n_tensors = len(table)
-    placed, end = [], c.directory_offset + ENTRY_BYTES * len(table)
-    for t in table:
-        n_rows = -(-t.n_rows // PANEL) * PANEL if t.type == F32X16 else t.n_rows
-        placed.append((t, align(end), 4 * n_rows * t.n_cols))
-        end = align(end) + 4 * n_rows * t.n_cols
+    c.n_tensors = len(list(tensors(c)))
+    placed, end = [], c.directory_offset + ENTRY_BYTES * c.n_tensors
+    for t in tensors(c):
+        placed.append((t, align(end), n_bytes(t)))
+        end = align(end) + n_bytes(t)
     c.file_bytes = end
     return placed
 
 
 def write_tensor(f, place, c, checkpoint, bar):
     """Writes one tensor's data; returns its entry in the directory."""
-    t, offset, n_bytes = place
+    t, offset, size = place
     digest = hashlib.sha256()
     f.seek(offset)  # what is skipped reads as zeros
     for piece in pieces(t, c, checkpoint):
-        data = np.ascontiguousarray(piece, "<f4").data.cast("B")
+        data = np.ascontiguousarray(piece, "u1" if piece.dtype == np.uint8 else "<f4").data.cast("B")
         digest.update(data)
         f.write(data)
         bar.update(len(data))
-    assert f.tell() == offset + n_bytes, t.name
-    return struct.pack("<96sIIIIQQ32s", t.name.encode(), t.type, t.n_rows, t.n_cols, 0, offset, n_bytes, digest.digest())
+    assert f.tell() == offset + size, t.name
+    return struct.pack("<96sIIIIQQ32s", t.name.encode(), t.type, t.n_rows, t.n_cols, 0, offset, size, digest.digest())
 
 
 def pack_provenance(folder, bar):
@@ -231,9 +261,23 @@ def open_source(source, revision):
     return Consolidated(source, revision) if is_consolidated(folder) else folder
 
 
-def export(source, out, revision=None, quiet=False):
+def find_weights(folder, c, sources):
+    """The checkpoint, which has every tensor of the table and no other."""
+    checkpoint = folder.checkpoint(c)
+    c.tied = int(is_tied(c, sources, checkpoint))
+    check_tensors(c, checkpoint)
+    return checkpoint
+
+
+def invent_weights(folder, c, sources, seed):
+    folder.name += f" (random weights, seed {seed})"
+    c.tied = int(says_tied(sources))
+    return RandomWeights(seed)
+
+
+def export(source, out, weights="f32", revision=None, seed=None, quiet=False):
     """Makes the file; returns the configuration and the SHA-256 by which the model is known (FORMAT.md). The file
-    takes its name only when it is complete."""
+    takes its name only when it is complete. With a seed its weights are random."""
     folder = open_source(source, revision)
     require(not os.path.isdir(out), f"{out} is a folder")
     sources = read_sources(folder)
@@ -242,9 +286,8 @@ def export(source, out, revision=None, quiet=False):
     if c.family == SMOLVLM:
         check_image_token(folder, c)
     c.template = int(is_smolvlm_template(chat_template(folder) or ""))
-    checkpoint = folder.checkpoint(c)
-    c.tied = int(is_tied(c, sources, checkpoint))
-    check_tensors(c, checkpoint)
+    c.weight_type = list(WEIGHT_TYPES).index(weights)
+    checkpoint = find_weights(folder, c, sources) if seed is None else invent_weights(folder, c, sources, seed)
     with progress("check", sum(os.path.getsize(folder.file(name)) for name in folder.used), quiet) as bar:
         provenance = pack_provenance(folder, bar)
     if not c.template:
@@ -290,13 +333,14 @@ def main(args=None):
     parser.add_argument("source", metavar="SOURCE", help="folder, GGUF file, or name of a hub repository")
     parser.add_argument("-o", "--output", metavar="FILE", required=True)
     parser.add_argument("--type", choices=("f32", "q8", "q4"), default="f32", help="of the weight matrices (f32)")
+    parser.add_argument("--random", action="store_true", help="random weights, for benchmarks: SOURCE needs none")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random weights (1)")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of the repository")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     args = parser.parse_args(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a kill, too, removes the unfinished file
     try:
-        require(args.type == "f32", f"--type {args.type}: not yet")
-        c, sha256 = export(args.source, args.output, args.revision, args.quiet)
+        c, sha256 = export(args.source, args.output, args.type, args.revision, args.seed if args.random else None, args.quiet)
         if not args.quiet:
             report(args.output, c, sha256)
         return 0

@@ -13,7 +13,7 @@ import numpy as np
 
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "FORMAT.md")
 TYPES = {"4 bytes": "4s", "u32": "I", "u64": "Q", "f32": "f", "f64": "d", "f32 x 3": "3f", "u32 x 4": "4I"}
-F32, F32X16 = 0, 1
+F32, F32X16, Q8, Q4 = 0, 1, 2, 3
 NONE = 0xFFFFFFFF
 
 
@@ -69,8 +69,11 @@ class SmolFile:
         name = name.rstrip(b"\0").decode()
         data = self.bytes[self.gap(end, offset):offset + size]
         assert zero == 0 and hashlib.sha256(data).digest() == digest, name
-        x = np.frombuffer(data, "<f4")
-        if kind == F32X16:
+        if kind in (Q8, Q4):
+            x = dequantised(kind, data, n_rows, n_cols)
+            assert n_cols and x.shape == (n_rows, n_cols)
+        elif kind == F32X16:
+            x = np.frombuffer(data, "<f4")
             r, c = np.arange(n_rows)[:, None], np.arange(n_cols)[None, :]
             n_panels = -(-n_rows // 16)
             assert size == n_panels * n_cols * 64, name
@@ -79,7 +82,7 @@ class SmolFile:
             x = x[(r // 16 * n_cols + c) * 16 + r % 16]
         else:
             assert kind == F32 and size == 4 * n_rows * n_cols, name
-            x = x.reshape(n_rows, n_cols)
+            x = np.frombuffer(data, "<f4").reshape(n_rows, n_cols)
         assert name not in self.tensors
         self.names.append(name)
         self.types[name], self.tensors[name] = kind, x
@@ -90,3 +93,33 @@ class SmolFile:
         start = self.header["directory_offset"]
         directory = self.bytes[start:start + 160 * self.header["n_tensors"]]
         return hashlib.sha256(self.bytes[:512] + self.tokenizer + self.section("provenance") + directory).hexdigest()
+
+
+def levels():
+    """Q4's 16 levels, from the page."""
+    with open(PAGE, encoding="utf-8") as f:
+        line = re.search(r"^ +((-?\d+ +){15}-?\d+)$", f.read(), re.MULTILINE)
+    return np.array(line[1].split(), np.float32)
+
+
+def dequantised(kind, data, n_rows, n_cols):
+    """A matrix of Q8 or Q4. What pads it must be what the page says."""
+    block, bytes_of_block = {Q8: (64, 1024), Q4: (32, 256)}[kind]
+    n_panels, n_blocks = -(-n_rows // 16), -(-n_cols // block)
+    scale_bytes = (32 * n_blocks + 63) // 64 * 64
+    panels = np.frombuffer(data, np.uint8).reshape(n_panels, scale_bytes + bytes_of_block * n_blocks)
+    scales = panels[:, :scale_bytes].copy().view("<f2").astype(np.float32)
+    quants = panels[:, scale_bytes:]
+    assert not scales[:, 16 * n_blocks:].any() and np.isfinite(scales).all()
+    r, c = np.arange(16 * n_panels)[:, None], np.arange(block * n_blocks)[None, :]
+    scale = scales[r // 16, c // block * 16 + r % 16]
+    if kind == Q8:
+        q = quants[r // 16, (c // 4 * 16 + r % 16) * 4 + c % 4]
+        level, empty = q.astype(np.float32) - 128, 128
+        assert q.min() > 0
+    else:
+        q = quants[r // 16, (c // 8 * 16 + r % 16) * 4 + c % 4]
+        q = np.where(c % 8 < 4, q & 15, q >> 4)
+        level, empty = levels()[q], 0
+    assert not scale[n_rows:].any() and (q[(scale == 0) | (r >= n_rows) | (c >= n_cols)] == empty).all()
+    return (scale * level)[:n_rows, :n_cols]

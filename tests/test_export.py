@@ -24,7 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "export")]
 import export  # noqa: E402
 import header  # noqa: E402
 import source  # noqa: E402
-from smol_file import F32, F32X16, NONE, SmolFile, header_table  # noqa: E402
+from smol_file import F32, F32X16, NONE, Q4, Q8, SmolFile, header_table  # noqa: E402
 from tiny_model import CHAT_TEMPLATE, DEFAULTS, make_folder, read_json, write_json  # noqa: E402
 
 ASSETS = Path(os.environ.get("SMOL_ASSETS", HERE.parent.parent / "shared" / "assets"))
@@ -204,6 +204,53 @@ def test_summary(tiny, tmp_path, capsys):
     assert export.main([tiny, "-o", str(tmp_path / "m.smol")]) == 0
     out, err = capsys.readouterr()
     assert SmolFile(tmp_path / "m.smol").sha256() in out and "69 tensors" in out and err == ""
+
+
+# ---- quantised weights ----
+
+EIGHT_BITS = ("patch_embedding.weight", "modality_projection.proj.weight", "embed_tokens.weight", "lm_head.weight")
+
+
+@pytest.mark.parametrize("weights, asked, error", [("q8", Q8, 0.012), ("q4", Q4, 0.15)])
+def test_quantised(tiny, tmp_path, weights, asked, error):
+    """Matrices are near those of the f32 file, all else is the same."""
+    exact = exported(tiny, tmp_path / "f32.smol")
+    assert run(tiny, tmp_path / "m.smol", "--type", weights) == 0
+    smol = SmolFile(tmp_path / "m.smol")
+    assert smol.names == exact.names and smol.header["weight_type"] == {"q8": 1, "q4": 2}[weights]
+    for name, want in exact.tensors.items():
+        if exact.types[name] == F32X16:
+            assert smol.types[name] == (Q8 if name.endswith(EIGHT_BITS) else asked), name
+            assert 0 < np.linalg.norm(smol.tensors[name] - want) < error * np.linalg.norm(want), name
+        else:
+            assert smol.types[name] == F32 and (smol.tensors[name] == want).all(), name
+    assert run(tiny, tmp_path / "again.smol", "--type", weights) == 0
+    assert (tmp_path / "m.smol").read_bytes() == (tmp_path / "again.smol").read_bytes()
+
+
+@pytest.mark.parametrize("value, message", [(float("nan"), "holds a NaN"), (2e6, "holds numbers above 1e+06")])
+def test_what_cannot_be_quantised(folder, tmp_path, capsys, value, message):
+    poison(Q, value)(folder)
+    out = tmp_path / "model.smol"
+    assert_refused(run(folder, out, "--type", "q4"), capsys.readouterr().err, out, f"{Q} {message}")
+
+
+@pytest.mark.parametrize("weights", ["f32", "q8", "q4"])
+def test_random_weights(folder, tmp_path, weights):
+    """The folder's shapes without its weights; the seed decides."""
+    (folder / "model.safetensors").unlink()
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert run(folder, tmp_path / name, "--type", weights, "--random", "--seed", seed) == 0
+    a, c = SmolFile(tmp_path / "a"), SmolFile(tmp_path / "c")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert a.names == expected_names(DEFAULTS) and a.provenance["source"] == "tiny (random weights, seed 1)"
+    for name in a.names[:-1]:
+        x = a.tensors[name]
+        assert (x != c.tensors[name]).any(), name
+        if a.types[name] != F32 or x.shape[0] > 1:
+            assert 0.8 < np.std(x) * x.shape[1] ** 0.5 < 1.25 and abs(x.mean()) < 0.1 * np.std(x), name
+        else:
+            assert abs(x.mean() - ("norm" in name and name.endswith("weight"))) < 0.1, name
 
 
 # ---- configurations ----
@@ -554,12 +601,6 @@ def test_bad_input(name, folder, tmp_path, capsys):
     damage(folder)
     out = tmp_path / "model.smol"
     assert_refused(run(folder, out), capsys.readouterr().err, out, message)
-
-
-@pytest.mark.parametrize("weights", ["q8", "q4"])
-def test_types_to_come(tiny, tmp_path, capsys, weights):
-    out = tmp_path / "model.smol"
-    assert_refused(run(tiny, out, "--type", weights), capsys.readouterr().err, out, "not yet")
 
 
 def test_no_such_folder(tmp_path, capsys):
