@@ -23,7 +23,7 @@ OPENMP := $(shell printf '\043include <omp.h>\nint main(void){return 0;}' | $(CC
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(OPENMP)
 
 ENGINE = support sha256 ops quant kernels_avx2 attention model engine vision decoder image png jpeg bmp exif pretokenizer tokenizer template
-PROGRAM = run options report score trace video host
+PROGRAM = run options report score trace video dump png_write host
 TESTS = $(patsubst tests/test_%.c,$(BUILD)/test_%,$(wildcard tests/test_*.c))
 
 run: $(BUILD)/run

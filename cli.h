@@ -1,5 +1,5 @@
-// cli.h: what the files of the command line share: run.c, options.c, report.c, score.c, trace.c, video.c, host.c. None of this
-// is the engine.
+// cli.h: what the files of the command line share: run.c, options.c, report.c, score.c, trace.c, video.c, dump.c,
+// png_write.c, host.c. None of this is the engine.
 
 #ifndef CLI_H
 #define CLI_H
@@ -13,7 +13,7 @@ enum { MAX_IMAGES = 64, MAX_VIDEOS = 16 };
 // ---- options.c ----
 
 typedef struct {
-    const char *model, *prompt, *system, *trace, *kernel, *video, *score;
+    const char *model, *prompt, *system, *trace, *kernel, *video, *score, *dump_tiles;
     double fps;      // 0: as the video says
     int max_frames;  // 0: as the model says
     const char *images[MAX_IMAGES];
@@ -104,6 +104,26 @@ int video_frame(Video *v, int frame, SmolPicture *p, SmolErr *err);
 int video_blame(const Video *v, int frame, SmolErr *err);
 
 void video_close(Video *v);
+
+// ---- png_write.c ----
+
+// rgb (height, width, 3), rows ld bytes apart. The file is there when it is whole, or the program ends.
+void write_png(const char *path, const uint8_t *rgb, int width, int height, size_t ld);
+
+// ---- dump.c ----
+
+// Where tile i lies in the picture, in its pixels. The view of the whole has row 0 and column 0; the others count from 1.
+typedef struct {
+    int row, col;
+    double x, y, width, height;
+} TileBox;
+
+TileBox tile_box(const SmolPicture *p, const SmolTiling *t, int i);
+
+// Makes the folder if there is none. The others write into it; their files' names begin with the stem.
+void dump_open(const char *folder);
+int dump_tiling(const char *folder, const char *stem, const SmolPicture *p, const SmolTiling *t, SmolErr *err);
+void dump_tiles(const char *folder, const char *stem, const SmolTiles *tiles, int tile);
 
 // ---- run.c ----
 

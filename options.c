@@ -44,6 +44,7 @@ static const char help[] =
     "      --tokenize        print the prompt's token ids and stop\n"
     "      --score FILE      how well the model predicts a text: perplexity in windows of 512 tokens (-c), as JSON, and stop\n"
     "      --trace FILE      every stage's tensors as a safetensors file\n"
+    "      --dump-tiles DIR  every tile as a PNG in this folder, and how they lie in the picture\n"
     "      --plan            print every buffer and the total, and stop\n"
     "      --info            print the model's configuration, tensors and provenance, and stop\n"
     "      --verify          check every tensor against its SHA-256, and stop\n"
@@ -136,6 +137,7 @@ static const Option options[] = {
     {"--tokenize", NULL, FLAG, offsetof(Options, tokenize), 0, 0},
     {"--score", NULL, TEXT, offsetof(Options, score), 0, 0},
     {"--trace", NULL, TEXT, offsetof(Options, trace), 0, 0},
+    {"--dump-tiles", NULL, TEXT, offsetof(Options, dump_tiles), 0, 0},
     {"--plan", NULL, FLAG, offsetof(Options, plan), 0, 0},
     {"--info", NULL, FLAG, offsetof(Options, info), 0, 0},
     {"--verify", NULL, FLAG, offsetof(Options, verify), 0, 0},
@@ -207,6 +209,10 @@ static int check_together(const Options *o) {
     }
     if (o->json && (o->info || o->verify || o->plan)) return usage_error("--info, --verify and --plan have no JSON", "");
     if (o->trace && (o->plan || o->tokenize || o->score)) return usage_error("--plan, --tokenize and --score have no trace", "");
+    if (o->dump_tiles && (alone || o->plan || o->tokenize)) return usage_error("--dump-tiles wants an answer or a chat", "");
+    if (o->dump_tiles && o->prompt && !o->n_images && !o->video) {
+        return usage_error("--dump-tiles goes with --image or --video", "");
+    }
     if (alone && (o->prompt || o->n_images || o->video)) {
         return usage_error("--info, --verify and --score take no prompt and no picture or video", "");
     }

@@ -106,13 +106,25 @@ static void print_string(const char *s, size_t n) {
     putchar('"');
 }
 
+static void print_boxes(const SmolPicture *p, const SmolTiling *t) {
+    fputs(",\"boxes\":[", stdout);
+    for (int i = 0; i < t->n_tiles; i++) {
+        TileBox b = tile_box(p, t, i);
+        printf("%s{\"row\":%d,\"col\":%d,\"x\":%.15g,\"y\":%.15g,\"width\":%.15g,\"height\":%.15g}", i ? "," : "", b.row, b.col,
+               b.x, b.y, b.width, b.height);
+    }
+    putchar(']');
+}
+
 static void print_tiles(const SmolPicture *pictures, const SmolTiling *tilings, int n_pictures) {
     fputs(",\"tiles\":[", stdout);
     for (int i = 0; i < n_pictures; i++) {
         const SmolTiling *t = &tilings[i];
-        printf("%s{\"width\":%d,\"height\":%d,\"resized\":[%d,%d],\"cut\":[%d,%d],\"rows\":%d,\"cols\":%d,\"tiles\":%d,\"tokens\":%d}",
+        printf("%s{\"width\":%d,\"height\":%d,\"resized\":[%d,%d],\"cut\":[%d,%d],\"rows\":%d,\"cols\":%d,\"tiles\":%d,\"tokens\":%d",
                i ? "," : "", pictures[i].width, pictures[i].height, t->resized_w, t->resized_h, t->cut_w, t->cut_h, t->rows,
                t->cols, t->n_tiles, t->n_tokens);
+        print_boxes(&pictures[i], t);
+        putchar('}');
     }
     putchar(']');
 }

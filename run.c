@@ -39,14 +39,20 @@ typedef struct {
     SmolSampling sampling;
     int frame, n_frames;  // of the video that is encoded
     char stage[40];       // "tile 3/13", for the progress line
+    char stem[40];        // "picture_01", for the names of dumped tiles
 } Session;
 
 static volatile sig_atomic_t interrupted;
-static volatile sig_atomic_t waiting;  // for a question: there is nothing to end cleanly
+static volatile sig_atomic_t waiting;   // for a question: there is nothing to end cleanly
+static volatile sig_atomic_t prompted;  // the terminal's cursor stands behind a prompt
 
 static void on_interrupt(int number) {
     (void)number;
-    if (waiting) _exit(130);
+    if (waiting) {
+        ssize_t ignored = prompted ? write(STDERR_FILENO, "\n", 1) : 0;
+        (void)ignored;
+        _exit(130);
+    }
     interrupted = 1;
 }
 
@@ -105,14 +111,25 @@ static size_t pixel_bytes(const SmolConfig *c) {
     return (size_t)3 * (size_t)c->tile_size * (size_t)c->tile_size * sizeof(float);
 }
 
-// The reference's tiling. --max-tiles takes the largest longest_edge, a multiple of the tile, whose tiles are few enough.
-static int choose_tiling(const Session *s, const SmolPicture *p, SmolTiling *t, SmolErr *err) {
+static void print_cost(const char *before, const SmolTiling *t, const char *after) {
+    fprintf(stderr, "%s%d tile%s, %d image tokens%s", before, t->n_tiles, t->n_tiles == 1 ? "" : "s", t->n_tokens, after);
+}
+
+// The reference's tiling. --max-tiles takes the largest longest_edge, a multiple of the tile, whose tiles are few enough; what
+// that saves is said before anything is encoded.
+static int choose_tiling(const Session *s, const char *name, const SmolPicture *p, SmolTiling *t, SmolErr *err) {
     SmolConfig c = s->model.config;
     int split = c.do_image_splitting && !s->opt.no_tiling;
     int code = smol_picture_tiling(&c, p->width, p->height, split, t, err);
+    SmolTiling before = *t;
     while (!code && split && s->opt.max_tiles && t->n_tiles > s->opt.max_tiles && c.longest_edge > c.tile_size) {
         c.longest_edge = (c.longest_edge - 1) / c.tile_size * c.tile_size;
         code = smol_picture_tiling(&c, p->width, p->height, split, t, err);
+    }
+    if (!code && s->opt.max_tiles) {
+        fprintf(stderr, "%s: ", name);
+        print_cost("", t, "");
+        print_cost(" (without --max-tiles ", &before, ")\n");
     }
     return code;
 }
@@ -132,7 +149,7 @@ static int add_picture(Session *s, const char *name, SmolErr *err) {
     size_t n;
     const uint8_t *bytes = load_file(name, &n, err);
     if (!bytes || smol_picture_probe(&s->pictures[i], bytes, n, err) ||
-        choose_tiling(s, &s->pictures[i], &s->tilings[i], err)) {
+        choose_tiling(s, name, &s->pictures[i], &s->tilings[i], err)) {
         return -1;
     }
     size_t work = smol_picture_bytes(c, &s->pictures[i], &s->tilings[i]) + pixel_bytes(c);
@@ -289,6 +306,7 @@ static int start(Session *s, SmolErr *err) {
     s->cached = need(NULL, (size_t)s->limits.context * sizeof *s->cached, "prompt");
     if (smol_start(&s->engine, &s->model, &s->limits, aligned_bytes(s->engine_bytes, "engine"), s->engine_bytes, err)) return -1;
     if (s->opt.trace) s->trace = trace_open(s->opt.trace);
+    if (s->opt.dump_tiles) dump_open(s->opt.dump_tiles);
     smol_listen(s->engine, show_progress, s->trace ? trace_piece : NULL, s);
     s->sampling = (SmolSampling){s->opt.temperature, s->opt.top_p, s->opt.top_k, s->opt.seed};
     return 0;
@@ -305,6 +323,7 @@ static int encode_picture(Session *s, const SmolPicture *p, const SmolTiling *ti
     float *pixels = (float *)(aligned + n_bytes);
     SmolArena arena = {.base = aligned, .size = n_bytes};
     int code = smol_picture_load(c, p, tiling, &arena, &tiles, err);
+    if (!code && s->opt.dump_tiles) dump_tiles(s->opt.dump_tiles, s->stem, &tiles, c->tile_size);
     for (int t = 0; !code && t < tiles.tiling.n_tiles; t++) {
         if (s->n_frames) snprintf(s->stage, sizeof s->stage, "frame %d/%d", s->frame + 1, s->n_frames);
         else snprintf(s->stage, sizeof s->stage, "tile %d/%d", t + 1, tiles.tiling.n_tiles);
@@ -325,6 +344,7 @@ static int encode_video(Session *s, Video *v, float *features, SmolErr *err) {
         int number = v->frames[s->frame];
         if ((code = video_frame(v, number, &p, err))) break;
         size_t row = (size_t)s->frame * (size_t)c->image_seq_len;
+        snprintf(s->stem, sizeof s->stem, "video_%02d_frame_%03d", (int)(v - s->videos) + 1, s->frame + 1);
         code = encode_picture(s, &p, &v->tiling, features + row * (size_t)c->dim, err);
         if (code && code != SMOL_E_CANCELLED) video_blame(v, number, err);
     }
@@ -341,7 +361,9 @@ static int encode_message(Session *s, const SmolMessage *m, Answer *a, float *fe
         int i = (int)(m->pictures - s->tilings) + k;
         *culprit = s->picture_names[i];
         float *rows = features + (size_t)n_rows * (size_t)c->dim;
-        code = encode_picture(s, &s->pictures[i], &s->tilings[i], rows, err);
+        snprintf(s->stem, sizeof s->stem, "picture_%02d", i + 1);
+        if (s->opt.dump_tiles) code = dump_tiling(s->opt.dump_tiles, s->stem, &s->pictures[i], &s->tilings[i], err);
+        if (!code) code = encode_picture(s, &s->pictures[i], &s->tilings[i], rows, err);
         n_rows += s->tilings[i].n_tokens;
         a->n_tiles += s->tilings[i].n_tiles;
     }
@@ -505,7 +527,7 @@ static int ask_once(Session *s) {
 
 // ---- chat ----
 
-static void chat_question(Session *s, const Buffer *line) {
+static int chat_question(Session *s, const Buffer *line) {
     SmolErr err;
     Answer a;
     const char *culprit = NULL;
@@ -514,7 +536,7 @@ static void chat_question(Session *s, const Buffer *line) {
         complain(culprit, err.text);
         if (s->messages[s->n_messages - 1].n_pictures) complain(NULL, "its pictures go with it: add them again, or start with fewer");
         drop_question(s);
-        return;
+        return 1;
     }
     report(s, &a);
     size_t n = a.text.n;
@@ -522,34 +544,57 @@ static void chat_question(Session *s, const Buffer *line) {
     add_message(s, "assistant", a.text.bytes, n);
     free(a.text.bytes);
     free(a.ids);
+    return 0;
 }
 
-static void chat_picture(Session *s, const char *name) {
+static int chat_picture(Session *s, const char *name) {
     SmolErr err;
     if (add_picture(s, name, &err)) {
         complain(name, err.text);
-        return;
+        return 1;
     }
     s->picture_names[s->n_pictures - 1] = strcpy(need(NULL, strlen(name) + 1, "name"), name);
-    const SmolTiling *t = &s->tilings[s->n_pictures - 1];
-    fprintf(stderr, "%s: %d tile%s, %d tokens\n", name, t->n_tiles, t->n_tiles == 1 ? "" : "s", t->n_tokens);
+    if (!s->opt.max_tiles) {  // else it has been said
+        fprintf(stderr, "%s: ", name);
+        print_cost("", &s->tilings[s->n_pictures - 1], "\n");
+    }
+    return 0;
 }
 
-static void chat_video(Session *s, const char *name) {
+static int chat_video(Session *s, const char *name) {
     SmolErr err;
     if (add_video(s, name, &err)) {
         complain(name, err.text);
-        return;
+        return 1;
     }
     const Video *v = &s->videos[s->n_videos - 1];
     int n = v->video.n_frames;
     fprintf(stderr, "%s: %d of %d frames, %d tokens\n", name, n, v->n_total, n * s->model.config.image_seq_len);
+    return 0;
 }
 
+// Spaces at the end are not part of a file's name.
+static void trim_command(Buffer *line) {
+    if (line->bytes[0] != '/') return;
+    while (strchr(" \t", line->bytes[line->n - 1])) line->bytes[--line->n] = 0;
+}
+
+// A command or a question. Returns 0, or 1 after a complaint.
+static int chat_line(Session *s, const Buffer *line) {
+    if (line->bytes[0] != '/') return line->n ? chat_question(s, line) : 0;
+    const char *name = line->bytes + strcspn(line->bytes, " ");
+    name += strspn(name, " \t");
+    if (!strncmp(line->bytes, "/image ", 7)) return chat_picture(s, name);
+    if (!strncmp(line->bytes, "/video ", 7)) return chat_video(s, name);
+    complain(NULL, "there are /image FILE, /video FILE and /quit");
+    return 1;
+}
+
+// What failed was told when it did; to a script, the status says it again.
 static int chat(Session *s) {
     SmolErr err;
     Buffer line = {0};
-    int terminal = isatty(STDIN_FILENO);
+    int terminal = isatty(STDIN_FILENO), failed = 0;
     add_inputs(s);
     if (plan(s, &err) || start(s, &err)) die(NULL, err.text);
     const char *help = "/image FILE, /video FILE: part of the question; /quit or Ctrl-D ends, Ctrl-C stops an answer\n";
@@ -558,15 +603,15 @@ static int chat(Session *s) {
         waiting = 1;
         interrupted = 0;
         if (terminal) fputs("> ", stderr);
+        prompted = terminal;
         int more = read_line(&line);
         waiting = 0;
+        if (!more && terminal) fputc('\n', stderr);
+        trim_command(&line);
         if (!more || !strcmp(line.bytes, "/quit")) break;
-        if (!strncmp(line.bytes, "/image ", 7)) chat_picture(s, line.bytes + 7);
-        else if (!strncmp(line.bytes, "/video ", 7)) chat_video(s, line.bytes + 7);
-        else if (line.bytes[0] == '/') complain(NULL, "there are /image FILE, /video FILE and /quit");
-        else if (line.n) chat_question(s, &line);
+        failed |= chat_line(s, &line);
     }
-    return 0;
+    return failed && !terminal;
 }
 
 // ---- main ----
@@ -601,12 +646,22 @@ static void catch_signals(void) {
     signal(SIGXFSZ, SIG_IGN);
 }
 
+// Who forgets MODEL has named something else first.
+static _Noreturn void die_of_model(const char *name, const SmolErr *err) {
+    char line[400];
+    const char *end = strrchr(name, '.');
+    int is_named_so = !strcmp(name, "-") || (end && !strcmp(end, ".smol"));
+    snprintf(line, sizeof line, "%s%s", err->text,
+             is_named_so ? "" : "; the first word is the MODEL, a .smol file: run MODEL [options] [PROMPT]");
+    die(name, line);
+}
+
 static int work(Session *s) {
     SmolErr err;
     double begin = now_ms();
     size_t n;
     const uint8_t *bytes = load_file(s->opt.model, &n, &err);
-    if (!bytes || smol_open(&s->model, bytes, n, &err)) die(s->opt.model, err.text);
+    if (!bytes || smol_open(&s->model, bytes, n, &err)) die_of_model(s->opt.model, &err);
     s->load_ms = now_ms() - begin;
     if (s->opt.info) return report_info(&s->model, s->opt.model), 0;
     if (s->opt.verify) return verify(s);

@@ -280,6 +280,9 @@ def export(source, out, weights="f32", revision=None, seed=None, quiet=False):
     takes its name only when it is complete. With a seed its weights are random."""
     folder = open_source(source, revision)
     require(not os.path.isdir(out), f"{out} is a folder")
+    parent = os.path.dirname(out) or "."
+    require(os.path.isdir(parent), f"{out}: there is no folder {parent}")
+    require(os.access(parent, os.W_OK), f"{out}: the folder {parent} cannot be written to")
     sources = read_sources(folder)
     c = read_config(sources)
     tokenizer = tokenizer_section(folder.json("tokenizer.json"), c.vocab_size)

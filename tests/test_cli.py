@@ -37,6 +37,8 @@ def test_json_has_all_fields(program, tiny, picture):
     answer = ask(program, tiny, "What is it?", "-i", picture, "-n", "5", "--seed", "18446744073709551615")
     assert {name: type(value) for name, value in answer.items()} == FIELDS
     assert {type(t) for t in answer["tokens"] + answer["prompt_tokens"]} == {int}
+    boxes = answer["tiles"][0].pop("boxes")  # looked at in test_dump.py
+    assert len(boxes) == 17 and {type(v) for v in boxes[0].values()} == {int}
     assert answer["tiles"] == [{"width": 60, "height": 60, "resized": [144, 144], "cut": [144, 144], "rows": 4, "cols": 4,
                                 "tiles": 17, "tokens": 68}]
     assert list(answer["timings"]) == ["load_ms", "encode_ms", "prompt_ms", "decode_ms", "reused_tokens"]
@@ -198,13 +200,34 @@ def test_control_tokens_count_only_where_they_may(program, tiny):
 
 def test_max_tiles(program, tiny, picture, tmp_path):
     """The largest size of 36 k pixels that needs no more tiles: k x k of a square, and the whole view if k > 1."""
+    def said(args):
+        result = program(tiny, "?", *args, "-n", "1", "--json")
+        assert result.returncode == 0
+        return json.loads(result.stdout)["tiles"], result.stderr.decode()
     for most, edge in ((1, 36), (2, 36), (4, 36), (5, 72), (9, 72), (10, 108), (16, 108), (17, 144), (99, 144)):
-        tiles = ask(program, tiny, "?", "-i", picture, "-n", "1", "--max-tiles", most)["tiles"][0]
-        assert tiles["resized"] == [edge, edge] and tiles["tiles"] == {36: 1, 72: 5, 108: 10, 144: 17}[edge], most
+        (tiles,), cost = said(["-i", picture, "--max-tiles", most])
+        n = {36: 1, 72: 5, 108: 10, 144: 17}[edge]
+        assert tiles["resized"] == [edge, edge] and tiles["tiles"] == n, most
+        assert cost == f"{picture}: {n} tile{'s'[n == 1:]}, {4 * n} image tokens (without --max-tiles 17 tiles, 68 image tokens)\n"
     other = tmp_path / "wide.ppm"
     other.write_bytes(ppm(90, 30, seed=5))
-    both = ask(program, tiny, "?", "-i", picture, "-i", other, "-n", "1", "--max-tiles", "6")["tiles"]
+    both, cost = said(["-i", picture, "-i", other, "--max-tiles", "6"])
     assert [t["tiles"] for t in both] == [5, 4]  # for each: 2 x 2 and 1 x 3, with the whole view
+    assert cost == f"{picture}: 5 tiles, 20 image tokens (without --max-tiles 17 tiles, 68 image tokens)\n" \
+                   f"{other}: 4 tiles, 16 image tokens (without --max-tiles 9 tiles, 36 image tokens)\n"
+
+
+def test_max_tiles_says_the_cost_before_it_is_paid(plain, slow, picture):
+    """The line is there while the tiles are still to come."""
+    args = [slow, "?", "-i", picture, "--max-tiles", "10", "-n", "3000", "-t", "1.5"]
+    process = plain.start(*args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process.stdout, process.stderr:
+        line = process.stderr.readline().decode()
+        os.set_blocking(process.stdout.fileno(), False)
+        assert process.stdout.read() is None, "nothing has been answered"
+        process.kill()
+        process.wait()
+    assert line == f"{picture}: 10 tiles, 40 image tokens (without --max-tiles 17 tiles, 68 image tokens)\n"
 
 
 def test_pictures(program, tiny, picture, tmp_path):
@@ -305,10 +328,10 @@ def test_trace(program, tiny, picture, tmp_path):
 
 # ---- chat ----
 
-def chat(program, *args, lines, **how):
+def chat(program, *args, lines, status=0, **how):
     """The JSON answers of a chat and what standard error said."""
     result = program(*args, "--json", "-n", "6", stdin="".join(line + "\n" for line in lines).encode(), **how)
-    assert result.returncode == 0, result
+    assert result.returncode == status, result
     return [json.loads(line) for line in result.stdout.splitlines()], result.stderr.decode()
 
 
@@ -338,9 +361,14 @@ def test_chat_answers_are_those_of_a_fresh_process(program, tiny):
 
 
 def test_chat_with_a_picture_equals_one_question(program, tiny, picture):
-    (answer,), _ = chat(program, tiny, lines=[f"/image {picture}", "What is it?"])
     once = ask(program, tiny, "What is it?", "-i", picture, "-n", "6")
-    assert (answer["prompt_tokens"], answer["logits_sha256"]) == (once["prompt_tokens"], once["logits_sha256"])
+    for command in (f"/image {picture}", f"/image   {picture} \t "):
+        (answer,), said = chat(program, tiny, lines=[command, "What is it?", "/quit  ", "not asked"])
+        assert (answer["prompt_tokens"], answer["logits_sha256"]) == (once["prompt_tokens"], once["logits_sha256"])
+        assert said == f"{picture}: 17 tiles, 68 image tokens\n"
+    (answer,), said = chat(program, tiny, "--max-tiles", "5", lines=[f"/image {picture}", "What is it?"])
+    assert answer["tiles"][0]["tiles"] == 5
+    assert said == f"{picture}: 5 tiles, 20 image tokens (without --max-tiles 17 tiles, 68 image tokens)\n"
 
 
 def test_chat_goes_on_after_errors(program, tiny, picture, tmp_path):
@@ -353,12 +381,12 @@ def test_chat_goes_on_after_errors(program, tiny, picture, tmp_path):
     png.write_bytes(png.read_bytes()[:1500])
     lines = ["Who?", f"/image {tmp_path}/none.png", f"/image {cut}", f"/image {text}", "/nonsense", "", "Why?", f"/image {png}",
              "See?", "word " * 3000, f"/image {picture}", "What?", "/quit", "never asked"]
-    answers, said = chat(program, tiny, lines=lines)
+    answers, said = chat(program, tiny, lines=lines, status=1)
     said = said.splitlines()
     faults = [f"smol: {tmp_path}/none.png: No such", f"smol: {cut}: PNM: cut off", f"smol: {text}: not a picture",
-              "smol: there are /image FILE, /video FILE and /quit", f"{png}: 17 tiles, 68 tokens", f"smol: {png}: PNG: ",
+              "smol: there are /image FILE, /video FILE and /quit", f"{png}: 17 tiles, 68 image tokens", f"smol: {png}: PNG: ",
               "smol: its pictures go with it", "smol: the prompt has ",
-              f"{picture}: 17 tiles, 68 tokens"]
+              f"{picture}: 17 tiles, 68 image tokens"]
     assert len(said) == len(faults) and all(a.startswith(b) for a, b in zip(said, faults)), said
     # What failed left no trace: the same chat without it gives the same answers.
     good, _ = chat(program, tiny, lines=["Who?", "Why?", f"/image {picture}", "What?"])
@@ -367,7 +395,7 @@ def test_chat_goes_on_after_errors(program, tiny, picture, tmp_path):
 
 
 def test_chat_until_the_context_is_full(program, tiny):
-    answers, said = chat(program, tiny, "-c", "60", lines=["one two three"] * 8)
+    answers, said = chat(program, tiny, "-c", "60", lines=["one two three"] * 8, status=1)
     said = said.splitlines()
     assert 1 < len(answers) < 8 and len(answers) + len(said) == 8
     assert all(line.startswith("smol: the prompt has ") for line in said)
@@ -517,8 +545,9 @@ def test_error_clears_the_progress_line(program, tiny, picture, tmp_path):
     assert re.fullmatch(rb"smol: [^\r\n\x1b]*cut.png: PNG: [^\r\n\x1b]*\r\n", got.split(b"\r\x1b[K")[-1])
 
 
-def test_control_c_at_the_question_mark(program, tiny):
-    """In a terminal of its own: a question, Ctrl-C at the next prompt; status 130."""
+@pytest.mark.parametrize("key, status", [(b"\x03", 130), (b"\x04", 0)], ids=["Ctrl-C", "Ctrl-D"])
+def test_keys_that_end_a_chat(program, tiny, key, status):
+    """In a terminal of its own: a question, the key at the next prompt; what comes after stands on a new line."""
     import pty
     pid, terminal = pty.fork()
     if pid == 0:
@@ -534,7 +563,9 @@ def test_control_c_at_the_question_mark(program, tiny):
     os.write(terminal, b"hi\n")
     until(b"hi\r\n")
     until(b"> ")
-    os.write(terminal, b"\x03")
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.write(terminal, key)
+    until(b"\r\n")
+    assert got == b""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(terminal)
-    assert status == 130
+    assert code == status

@@ -97,6 +97,15 @@ def test_model_is_no_model(program, file, tmp_path):
     bad_model(program, file("short", b"SMO"), "not a .smol file")
 
 
+def test_model_forgotten(program, file, picture):
+    hint = "; the first word is the MODEL, a .smol file: run MODEL [options] [PROMPT]\n"
+    line = program.bad("-i", picture, "What is this?")
+    assert line == f"smol: What is this?: No such file or directory{hint}"
+    assert program.bad(picture, "What is this?").endswith(hint)
+    for name in ("none.smol", file("damaged.smol", b"x" * 600), "-"):
+        assert hint not in program.bad(name, "hi")
+
+
 def test_model_of_another_version(program, file, tiny):
     content = bytearray(tiny.read_bytes())
     content[4:8] = struct.pack("<I", 2)

@@ -652,6 +652,15 @@ def test_as_a_program(tiny, tmp_path):
     assert command(tiny).returncode == 2
 
 
+def test_no_folder_for_the_output(tiny, tmp_path, capsys):
+    out = tmp_path / "none" / "x.smol"
+    assert run(tiny, out) == 1
+    assert capsys.readouterr().err == f"export: {out}: there is no folder {out.parent}\n"
+    (tmp_path / "file").write_bytes(b"")
+    assert run(tiny, tmp_path / "file" / "x.smol") == 1
+    assert capsys.readouterr().err == f"export: {tmp_path}/file/x.smol: there is no folder {tmp_path}/file\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_as_a_program_interrupted(tiny, tmp_path, number):
     program = f"""if True:

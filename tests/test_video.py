@@ -314,12 +314,12 @@ def test_chat(program, model, picture, tmp_path):
              f"/video {other}", "And?", f"/image {picture}", f"/video {other}", "Which?", "Why?"]
     result = program(model, "--json", "-n", "4", stdin="\n".join(lines).encode())
     answers, said = [json.loads(line) for line in result.stdout.splitlines()], result.stderr.decode().splitlines()
-    assert result.returncode == 0 and said == [
+    assert result.returncode == 1 and said == [
         f"{path}: 4 of 100 frames, 16 tokens", f"smol: {other}: a question has one video, and there is one already",
         f"smol: {picture}: a question has pictures or a video, not both",
         f"smol: {bad}: frame 30: cut off: 40 x 30 pixels need 3600 bytes, and 3599 are left",
         "smol: -: a chat reads questions from standard input", f"{other}: 1 of 30 frames, 4 tokens",
-        f"{picture}: 17 tiles, 68 tokens", f"smol: {other}: a question has pictures or a video, not both"]
+        f"{picture}: 17 tiles, 68 image tokens", f"smol: {other}: a question has pictures or a video, not both"]
     once = ask(program, model, "What?", "-v", path, "-n", "4")
     assert answers[0]["logits_sha256"] == once["logits_sha256"]
     assert [a["video"]["frames"] for a in answers] == [4, 1, 1, 1]
