@@ -162,7 +162,7 @@ def test_drawing_is_the_original_but_for_lines_and_labels(plain, tiny, tmp_path,
 
 
 GLYPHS = {"0": "### #.# #.# #.# ###", "1": ".#. ##. .#. .#. ###", "2": "### ..# ### #.. ###", "3": "### ..# ### ..# ###",
-          "4": "#.# #.# ### ..# ..#", "5": "### #.. ### ..# ###", "6": "### #.. ### #.# ###", "7": "### ..# .#. .#. .#.",
+          "4": "#.# #.# ### ..# ..#", "5": "### #.. ### ..# ###", "6": "### #.. ### #.# ###", "7": "### ..# ..# .#. .#.",
           "8": "### #.# ### #.# ###", "9": "### #.# ### ..# ###", ",": "... ... ... .#. #..", "x": "... #.# .#. #.# ..."}
 
 
@@ -227,7 +227,7 @@ def test_boxes_are_where_the_resizes_put_the_tiles(plain, tiny, processor, tmp_p
             if n >= 60:  # centres of the tile's pixels, away from the picture's borders
                 centres = begin + (np.arange(TILE) + 0.5) * size / TILE
                 inner = (centres > n / 4) & (centres < 3 * n / 4)
-                assert np.allclose(twice[i * TILE:(i + 1) * TILE][inner], centres[inner], atol=0.02 * max(1, scale))
+                assert np.allclose(twice[i * TILE:(i + 1) * TILE][inner], centres[inner], atol=0.1 * max(1, scale))
     assert [(b["row"], b["col"]) for b in tiles["boxes"]] == [
         *((r, c) for r in range(1, rows + 1) for c in range(1, cols + 1)), (0, 0)]
     assert tiles["boxes"][-1] == {"row": 0, "col": 0, "x": 0, "y": 0, "width": width, "height": height}
