@@ -36,7 +36,7 @@ USAGE = [
     (["M", "hi", "--plan", "--tokenize"], "one at a time"),
     (["M", "--info", "--json"], "have no JSON"),
     (["M", "hi", "--plan", "--json"], "have no JSON"),
-    (["M", "hi", "--trace", "x.safetensors", "--plan"], "before there is a trace"),
+    (["M", "hi", "--trace", "x.safetensors", "--plan"], "have no trace"),
     (["M", "hi", "-i", "-", "-i", "-"], "only one picture"),
     (["M", "-i", "-"], "a chat reads questions from standard input"),
     (["M", "hi", *["-i", "a.png"] * 65], "too many pictures"),
