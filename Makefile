@@ -22,7 +22,10 @@ SSE := $(shell $(CC) $(CFLAGS) -dM -E -x c /dev/null 2>/dev/null | grep -q __i38
 OPENMP := $(shell printf '\043include <omp.h>\nint main(void){return 0;}' | $(CC) $(CFLAGS) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(OPENMP)
 
-ENGINE = support sha256 ops quant kernels_avx2 attention model engine vision decoder image png jpeg bmp exif pretokenizer tokenizer template
+ENGINE = support sha256 model engine \
+	quant kernels_avx2 kernels_avx512 ops attention attention_int8 vision decoder \
+	image png jpeg bmp exif \
+	pretokenizer tokenizer template
 PROGRAM = run options report score trace video dump png_write host
 TESTS = $(patsubst tests/test_%.c,$(BUILD)/test_%,$(wildcard tests/test_*.c))
 

@@ -1,5 +1,5 @@
-// attention.c: softmax(q k^T / sqrt(head_dim)) v, for the encoder (every patch sees all) and the decoder (causal, several query
-// heads to one key-value head), without ever holding more than a block of the score matrix.
+// attention.c: softmax(q k^T / sqrt(head_dim)) v in floats, for the decoder (causal, several query heads to one key-value head)
+// and for the encoder of an f32 model (every patch sees all), without ever holding more than a block of the score matrix.
 //
 // Both products are the panel product of quant.c. Scores: 16 positions are the 16 lanes, k runs over head_dim. Output: 16
 // elements of the head are the lanes, k runs over the positions. So nothing is summed across lanes here either.
@@ -9,80 +9,162 @@
 #include <math.h>
 #include <string.h>
 
-#define QUERIES 16  // that share a pass over the keys
+#define QUERIES 16  // tokens that share a pass over the keys, with all heads that read the same ones
+#define CHUNK 64    // positions that are taken, and widened from f16, at a time
 
-uint64_t kv_floats(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_floats) {
+// ---- the cache ----
+
+uint64_t kv_elements(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_elements) {
     uint64_t positions = (uint64_t)round_up(n_pos, LANES) * (uint64_t)n_kv_heads;
-    *v_floats = positions * (uint64_t)round_up(head_dim, LANES);
+    *v_elements = positions * (uint64_t)round_up(head_dim, LANES);
     return positions * (uint64_t)head_dim;
 }
 
-// The panel of keys (head_dim, 16) that holds this position.
-static float *key_panel(const KvLayer *kv, int head, int position) {
+// Where the panel of keys (head_dim, 16) that holds this position begins.
+static size_t key_panel(const KvLayer *kv, int head, int position) {
     size_t n_panels = (size_t)round_up(kv->n_pos, LANES) / LANES;
-    return kv->k + ((size_t)head * n_panels + (size_t)(position / LANES)) * (size_t)kv->head_dim * LANES;
+    return ((size_t)head * n_panels + (size_t)(position / LANES)) * (size_t)kv->head_dim * LANES;
 }
 
-// The values of one position (head_dim rounded up to 16).
-static float *value_row(const KvLayer *kv, int head, int position) {
+// Where the values of one position (head_dim rounded up to 16) begin.
+static size_t value_row(const KvLayer *kv, int head, int position) {
     size_t n_pos = (size_t)round_up(kv->n_pos, LANES);
-    return kv->v + ((size_t)head * n_pos + (size_t)position) * (size_t)round_up(kv->head_dim, LANES);
+    return ((size_t)head * n_pos + (size_t)position) * (size_t)round_up(kv->head_dim, LANES);
 }
 
-void kv_store(const KvLayer *kv, int position, const float *k, const float *v) {
-    size_t width = (size_t)kv->head_dim;
-    for (int head = 0; head < kv->n_kv_heads; head++, k += width, v += width) {
-        float *panel = key_panel(kv, head, position);
-        if (position % LANES == 0) memset(panel, 0, width * LANES * sizeof *panel);  // the lanes of positions to come
-        for (size_t d = 0; d < width; d++) panel[d * LANES + (size_t)(position % LANES)] = k[d];
-        float *row = value_row(kv, head, position);
-        memcpy(row, v, width * sizeof *v);
-        memset(row + width, 0, ((size_t)round_up(kv->head_dim, LANES) - width) * sizeof *row);
-    }
-}
-
-uint64_t attention_floats(int n_pos, int head_dim) {
-    return QUERIES * ((uint64_t)round_up(n_pos, LANES) + (uint64_t)round_up(head_dim, LANES));
-}
-
-// One head, n_q consecutive queries; the first sees n_seen positions.
-static void attend(const Kernel *kernel, float *q, size_t ldq, int n_q, const KvLayer *kv, int head, int n_seen, int causal,
-                   float *scratch) {
-    int width = round_up(kv->head_dim, LANES), most = n_seen + (causal ? n_q - 1 : 0);
-    size_t ld = (size_t)round_up(most, LANES);
-    float *scores = scratch;                // (n_q, ld)
-    float *out = scratch + (size_t)n_q * ld;  // (n_q, width)
-    memset(scratch, 0, (size_t)n_q * (ld + (size_t)width) * sizeof *scratch);
-
-    for (int p = 0; p < most; p += LANES) {
-        kernel->panel_f32(scores + p, ld, key_panel(kv, head, p), LANES, q, ldq, kv->head_dim, n_q);
-    }
-    for (int i = 0; i < n_q; i++) softmax(scores + (size_t)i * ld, n_seen + (causal ? i : 0), 1 / sqrtf((float)kv->head_dim));
-
-    // What all queries see, then for each what the later ones see besides: every sum still runs over positions in order.
-    for (int d = 0; d < width; d += LANES) {
-        kernel->panel_f32(out + d, (size_t)width, value_row(kv, head, 0) + d, (size_t)width, scores, ld, n_seen, n_q);
-        for (int i = 1; causal && i < n_q; i++) {
-            kernel->panel_f32(out + i * width + d, 0, value_row(kv, head, n_seen) + d, (size_t)width,
-                              scores + (size_t)i * ld + n_seen, 0, i, 1);
+// n elements to place i of k or v, step apart.
+static void put(const Kernel *kernel, const KvLayer *kv, void *to, size_t i, size_t step, const float *x, int n) {
+    for (int from = 0, length; from < n; from += length, x += length) {
+        uint16_t half[64];
+        length = n - from < 64 ? n - from : 64;
+        if (kv->is_f16) kernel->ops->narrow(half, x, length);
+        for (int d = 0; d < length; d++, i += step) {
+            if (kv->is_f16) {
+                ((uint16_t *)to)[i] = half[d];
+            } else {
+                ((float *)to)[i] = x[d];
+            }
         }
     }
-    for (int i = 0; i < n_q; i++) memcpy(q + (size_t)i * ldq, out + i * width, (size_t)kv->head_dim * sizeof *q);
+}
+
+// Lanes of positions to come are left as they are: their scores are computed and never read.
+void kv_store(const Kernel *kernel, const KvLayer *kv, int position, const float *k, const float *v) {
+    size_t size = kv->is_f16 ? sizeof(uint16_t) : sizeof(float);
+    int width = kv->head_dim, pad = round_up(width, LANES) - width;
+    for (int head = 0; head < kv->n_kv_heads; head++, k += width, v += width) {
+        size_t panel = key_panel(kv, head, position), row = value_row(kv, head, position);
+        put(kernel, kv, kv->k, panel + (size_t)(position % LANES), LANES, k, width);
+        put(kernel, kv, kv->v, row, 1, v, width);
+        memset((uint8_t *)kv->v + (row + (size_t)width) * size, 0, (size_t)pad * size);
+    }
+}
+
+// n elements from place i of k or v as floats: where they lie, or widened into room.
+static const float *floats(const Kernel *kernel, const KvLayer *kv, const void *from, size_t i, int n, float *room) {
+    if (!kv->is_f16) return (const float *)from + i;
+    kernel->ops->widen(room, (const uint16_t *)from + i, n);
+    return room;
+}
+
+// ---- attention ----
+
+// Rows of scores are (token, head) pairs: all heads of one key-value head, token by token.
+typedef struct {
+    const Kernel *kernel;
+    const KvLayer *kv;
+    float *q;  // of the first token and head
+    size_t ldq;
+    int head, n_q, group;  // key-value head; tokens; query heads of each
+    int n_seen, causal;
+    float *scores, *out, *wide;  // (n_q * group, ld), (n_q * group, width), a chunk of keys or values
+    size_t ld;
+    int width;
+} Block;
+
+uint64_t attention_floats(int n_pos, int n_heads, int n_kv_heads, int head_dim) {
+    uint64_t width = (uint64_t)round_up(head_dim, LANES), rows = QUERIES * (uint64_t)(n_heads / n_kv_heads);
+    return rows * ((uint64_t)round_up(n_pos, LANES) + width) + CHUNK * width;
+}
+
+static float *scores_of(const Block *b, int token, int head) { return b->scores + (size_t)(head * b->n_q + token) * b->ld; }
+
+static float *out_of(const Block *b, int token, int head) { return b->out + (size_t)(head * b->n_q + token) * (size_t)b->width; }
+
+// Positions that token t sees.
+static int seen(const Block *b, int t) { return b->n_seen + (b->causal ? t : 0); }
+
+static void score(const Block *b) {
+    const KvLayer *kv = b->kv;
+    size_t panel = (size_t)kv->head_dim * LANES;
+    int most = seen(b, b->n_q - 1);
+    for (int p = 0; p < most; p += CHUNK) {
+        int n_panels = (most - p < CHUNK ? round_up(most - p, LANES) : CHUNK) / LANES;
+        const float *keys = floats(b->kernel, kv, kv->k, key_panel(kv, b->head, p), n_panels * (int)panel, b->wide);
+        StripF32 strip = {keys, LANES, panel, n_panels, kv->head_dim};
+        if (b->n_q == 1) {  // the heads are rows, too
+            b->kernel->strip_f32(scores_of(b, 0, 0) + p, b->ld, &strip, b->q, (size_t)kv->head_dim, b->group);
+        }
+        for (int h = 0; b->n_q > 1 && h < b->group; h++) {
+            b->kernel->strip_f32(scores_of(b, 0, h) + p, b->ld, &strip, b->q + h * kv->head_dim, b->ldq, b->n_q);
+        }
+    }
+    for (int i = 0; i < b->n_q * b->group; i++) {
+        b->kernel->ops->softmax(b->scores + (size_t)i * b->ld, seen(b, i % b->n_q), 1 / sqrtf((float)kv->head_dim));
+    }
+}
+
+// Positions p .. p + n - 1 for the tokens that see them: for each output the sum runs over positions in order.
+static void weigh(const Block *b, int p, int n) {
+    const KvLayer *kv = b->kv;
+    size_t width = (size_t)b->width;
+    const float *values = floats(b->kernel, kv, kv->v, value_row(kv, b->head, p), n * b->width, b->wide);
+    StripF32 strip = {values, width, LANES, b->width / LANES, n};
+    if (b->n_q == 1) {
+        b->kernel->strip_f32(out_of(b, 0, 0), width, &strip, scores_of(b, 0, 0) + p, b->ld, b->group);
+        return;
+    }
+    for (int h = 0; h < b->group; h++) {
+        int first = 0;
+        for (; first < b->n_q && seen(b, first) < p + n; first++) {
+            StripF32 own = {values, width, LANES, b->width / LANES, seen(b, first) - p};
+            if (own.n_k > 0) b->kernel->strip_f32(out_of(b, first, h), 0, &own, scores_of(b, first, h) + p, 0, 1);
+        }
+        if (first == b->n_q) continue;
+        b->kernel->strip_f32(out_of(b, first, h), width, &strip, scores_of(b, first, h) + p, b->ld, b->n_q - first);
+    }
+}
+
+static void attend(Block *b, float *scratch) {
+    int rows = b->n_q * b->group, most = seen(b, b->n_q - 1);
+    b->width = round_up(b->kv->head_dim, LANES);
+    b->ld = (size_t)round_up(most, LANES);
+    b->scores = scratch;
+    b->out = b->scores + (size_t)rows * b->ld;
+    b->wide = b->out + rows * b->width;
+    memset(scratch, 0, (size_t)(b->wide - scratch) * sizeof *scratch);
+    score(b);
+    for (int p = 0; p < most; p += CHUNK) weigh(b, p, most - p < CHUNK ? most - p : CHUNK);
+    for (int i = 0; i < rows; i++) {
+        float *q = b->q + (size_t)(i % b->n_q) * b->ldq + i / b->n_q * b->kv->head_dim;
+        memcpy(q, b->out + i * b->width, (size_t)b->kv->head_dim * sizeof *q);
+    }
 }
 
 void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok, int n_heads, const KvLayer *kv, int n_seen,
                int causal, float *scratch) {
-    int n_blocks = (n_tok + QUERIES - 1) / QUERIES, heads_per_kv = n_heads / kv->n_kv_heads;
-    size_t part = (size_t)attention_floats(kv->n_pos, kv->head_dim);
+    int n_blocks = (n_tok + QUERIES - 1) / QUERIES, group = n_heads / kv->n_kv_heads;
+    size_t part = (size_t)attention_floats(kv->n_pos, n_heads, kv->n_kv_heads, kv->head_dim);
     int64_t work = (int64_t)n_tok * (n_seen + (causal ? n_tok / 2 : 0)) * n_heads * kv->head_dim;
-    if (work < 1 << 20) n_threads = 1;  // as in matmul
+    if (work < 1 << 20) n_threads = 1;  // as in multiply
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1)
     for (int thread = 0; thread < n_threads; thread++) {
-        for (int i = thread; i < n_blocks * n_heads; i += n_threads) {
-            int head = i % n_heads, first = i / n_heads * QUERIES;
-            int n_q = n_tok - first < QUERIES ? n_tok - first : QUERIES;
-            attend(kernel, q + (size_t)first * (size_t)ldq + head * kv->head_dim, (size_t)ldq, n_q, kv, head / heads_per_kv,
-                   n_seen + (causal ? first : 0), causal, scratch + (size_t)thread * part);
+        for (int i = thread; i < n_blocks * kv->n_kv_heads; i += n_threads) {
+            int head = i % kv->n_kv_heads, first = i / kv->n_kv_heads * QUERIES;
+            Block b = {kernel, kv, q + (size_t)first * (size_t)ldq + head * group * kv->head_dim, (size_t)ldq, head,
+                       n_tok - first < QUERIES ? n_tok - first : QUERIES, group, n_seen + (causal ? first : 0), causal,
+                       NULL, NULL, NULL, 0, 0};
+            attend(&b, scratch + (size_t)thread * part);
         }
     }
 }

@@ -28,11 +28,29 @@ static int embed(SmolEngine *e, const int32_t *ids, int n_tok, const float *feat
     return used;
 }
 
+// Threads for what is done token by token between the products: a few tokens are done sooner by one.
+static int token_threads(const SmolEngine *e, int n_tok) { return n_tok < 16 ? 1 : e->limits.n_threads; }
+
 static void normalise(SmolEngine *e, int weight, int n_tok) {
     const SmolConfig *c = &e->model->config;
     int ld = round_up(c->dim, LANES);
     const float *w = engine_vector(e, weight);
-    for (int t = 0; t < n_tok; t++) rmsnorm(row_of(e->xb, t, ld), row_of(e->x, t, ld), w, c->dim, c->rms_norm_eps);
+#pragma omp parallel for num_threads(token_threads(e, n_tok))
+    for (int t = 0; t < n_tok; t++) {
+        e->kernel->ops->rmsnorm(row_of(e->xb, t, ld), row_of(e->x, t, ld), w, c->dim, c->rms_norm_eps);
+    }
+}
+
+// x += xb
+static void add_residual(SmolEngine *e, int n_tok) {
+    int dim = e->model->config.dim, ld = round_up(dim, LANES);
+#pragma omp parallel for num_threads(token_threads(e, n_tok))
+    for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), dim);
+}
+
+static void products(SmolEngine *e, const float *x, int ldx, int n_cols, const Product *p, int n, int n_tok) {
+    Input in = input_of(x, ldx, n_cols, e->int8, n_tok);
+    multiply(e->kernel, e->limits.n_threads, &in, p, n, n_tok);
 }
 
 // Turns queries and keys to their positions and puts keys and values into the cache.
@@ -40,58 +58,68 @@ static void rotate_and_store(SmolEngine *e, const KvLayer *kv, int n_tok) {
     const SmolConfig *c = &e->model->config;
     int ldq = round_up(c->n_heads * c->head_dim, LANES), ldk = round_up(c->n_kv_heads * c->head_dim, LANES);
     int half = c->head_dim / 2, lda = round_up(half, LANES);
+#pragma omp parallel for num_threads(token_threads(e, n_tok))
     for (int t = 0; t < n_tok; t++) {
         const float *cos = row_of(e->cos, t, lda), *sin = row_of(e->sin, t, lda);
         for (int h = 0; h < c->n_heads; h++) rope(row_of(e->q, t, ldq) + h * c->head_dim, cos, sin, half);
         for (int h = 0; h < c->n_kv_heads; h++) rope(row_of(e->k, t, ldk) + h * c->head_dim, cos, sin, half);
-        kv_store(kv, e->position + t, row_of(e->k, t, ldk), row_of(e->v, t, ldk));
+        kv_store(e->kernel, kv, e->position + t, row_of(e->k, t, ldk), row_of(e->v, t, ldk));
     }
 }
 
-static void decoder_layer(SmolEngine *e, int i, int n_tok) {
+// x += o(attention(q, k, v of norm(x)))
+static void attention_half(SmolEngine *e, int i, int n_tok) {
     const SmolConfig *c = &e->model->config;
-    int layer = e->at.text_layers + i * N_TEXT_LAYER, ld = round_up(c->dim, LANES), ldh = round_up(c->hidden_dim, LANES);
-    int ldq = round_up(c->n_heads * c->head_dim, LANES), ldk = round_up(c->n_kv_heads * c->head_dim, LANES);
-
+    int layer = e->at.text_layers + i * N_TEXT_LAYER, ld = round_up(c->dim, LANES), q_dim = c->n_heads * c->head_dim;
+    int ldq = round_up(q_dim, LANES), ldk = round_up(c->n_kv_heads * c->head_dim, LANES);
+    const Product qkv[] = {engine_product(e, e->q, ldq, layer + WQ, -1), engine_product(e, e->k, ldk, layer + WK, -1),
+                           engine_product(e, e->v, ldk, layer + WV, -1)};
+    const Product o = engine_product(e, e->xb, ld, layer + WO, -1);
     normalise(e, layer + NORM1, n_tok);
-    engine_product(e, e->q, ldq, e->xb, ld, layer + WQ, -1, n_tok);
-    engine_product(e, e->k, ldk, e->xb, ld, layer + WK, -1, n_tok);
-    engine_product(e, e->v, ldk, e->xb, ld, layer + WV, -1, n_tok);
+    products(e, e->xb, ld, c->dim, qkv, 3, n_tok);
     rotate_and_store(e, &e->kv[i], n_tok);
     attention(e->kernel, e->limits.n_threads, e->q, ldq, n_tok, c->n_heads, &e->kv[i], e->position + 1, 1, e->scores);
-    engine_product(e, e->xb, ld, e->q, ldq, layer + WO, -1, n_tok);
-    for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), c->dim);
+    products(e, e->q, ldq, q_dim, &o, 1, n_tok);
+    add_residual(e, n_tok);
+}
 
+// x += down(silu(gate(norm(x))) * up(norm(x)))
+static void mlp_half(SmolEngine *e, int i, int n_tok) {
+    const SmolConfig *c = &e->model->config;
+    int layer = e->at.text_layers + i * N_TEXT_LAYER, ld = round_up(c->dim, LANES), ldh = round_up(c->hidden_dim, LANES);
+    const Product gate_up[] = {engine_product(e, e->h, ldh, layer + W_GATE, -1), engine_product(e, e->h2, ldh, layer + W_UP, -1)};
+    const Product down = engine_product(e, e->xb, ld, layer + W_DOWN, -1);
     normalise(e, layer + NORM2, n_tok);
-    engine_product(e, e->h, ldh, e->xb, ld, layer + W_GATE, -1, n_tok);
-    engine_product(e, e->h2, ldh, e->xb, ld, layer + W_UP, -1, n_tok);
-    for (int t = 0; t < n_tok; t++) silu_multiply(row_of(e->h, t, ldh), row_of(e->h2, t, ldh), c->hidden_dim);
-    engine_product(e, e->xb, ld, e->h, ldh, layer + W_DOWN, -1, n_tok);
-    for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), c->dim);
-
-    engine_trace(e, c->family == SMOL_SMOLVLM ? "model.text_model.layers." : "model.layers.", i, e->x, n_tok, c->dim, ld);
+    products(e, e->xb, ld, c->dim, gate_up, 2, n_tok);
+#pragma omp parallel for num_threads(token_threads(e, n_tok))
+    for (int t = 0; t < n_tok; t++) e->kernel->ops->silu_multiply(row_of(e->h, t, ldh), row_of(e->h2, t, ldh), c->hidden_dim);
+    products(e, e->h, ldh, c->hidden_dim, &down, 1, n_tok);
+    add_residual(e, n_tok);
 }
 
 // One batch; logits of its last token, or of all.
 static void forward_batch(SmolEngine *e, int n_tok, int is_last) {
     const SmolConfig *c = &e->model->config;
-    int ld = round_up(c->dim, LANES), ldv = round_up(c->vocab_size, LANES), half = c->head_dim / 2;
+    int ld = round_up(c->dim, LANES), ldv = round_up(c->vocab_size, LANES), half = c->head_dim / 2, lda = round_up(half, LANES);
     const float *inv_freq = engine_vector(e, e->at.inv_freq);
-    for (int t = 0; t < n_tok; t++) {
-        int lda = round_up(half, LANES);
-        rope_angles(row_of(e->cos, t, lda), row_of(e->sin, t, lda), inv_freq, half, e->position + t);
-    }
+    const Product head = engine_product(e, e->logits, ldv, e->at.lm_head, -1);
+#pragma omp parallel for num_threads(token_threads(e, n_tok))
+    for (int t = 0; t < n_tok; t++) rope_angles(row_of(e->cos, t, lda), row_of(e->sin, t, lda), inv_freq, half, e->position + t);
     engine_trace(e, "inputs_embeds", -1, e->x, n_tok, c->dim, ld);
-    for (int i = 0; i < c->n_layers; i++) decoder_layer(e, i, n_tok);
+    for (int i = 0; i < c->n_layers; i++) {
+        attention_half(e, i, n_tok);
+        mlp_half(e, i, n_tok);
+        engine_trace(e, c->family == SMOL_SMOLVLM ? "model.text_model.layers." : "model.layers.", i, e->x, n_tok, c->dim, ld);
+    }
     e->position += n_tok;
 
     normalise(e, e->at.norm, n_tok);
     engine_trace(e, c->family == SMOL_SMOLVLM ? "model.text_model.norm" : "model.norm", -1, e->xb, n_tok, c->dim, ld);
     if (e->limits.all_logits) {
-        engine_product(e, e->logits, ldv, e->xb, ld, e->at.lm_head, -1, n_tok);
+        products(e, e->xb, ld, c->dim, &head, 1, n_tok);
         engine_trace(e, "logits", -1, e->logits, n_tok, c->vocab_size, ldv);
     } else if (is_last) {
-        engine_product(e, e->logits, ldv, row_of(e->xb, n_tok - 1, ld), ld, e->at.lm_head, -1, 1);
+        products(e, row_of(e->xb, n_tok - 1, ld), ld, c->dim, &head, 1, 1);
     }
 }
 
@@ -178,7 +206,7 @@ int32_t smol_sample(SmolEngine *e, const float *logits, SmolSampling *s) {
 
     // logits / temperature, softmax, and the ids from the most to the least probable
     memcpy(e->probs, logits, (size_t)n * sizeof *logits);
-    softmax(e->probs, n, 1 / s->temperature);
+    e->kernel->ops->softmax(e->probs, n, 1 / s->temperature);
     sort_by_probability(e->probs, e->order, n);
 
     // top-k keeps k of them; top-p the fewest that together reach p of what is left

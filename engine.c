@@ -14,12 +14,15 @@ const float *engine_vector(const SmolEngine *e, int i) {
 Matrix engine_matrix(const SmolEngine *e, int weight, int bias) {
     SmolTensor t;
     smol_tensor(e->model, weight, &t);
-    return (Matrix){t.data, bias < 0 ? NULL : engine_vector(e, bias), t.n_rows, t.n_cols};
+    return (Matrix){t.data, bias < 0 ? NULL : engine_vector(e, bias), t.type, t.n_rows, t.n_cols};
 }
 
-void engine_product(const SmolEngine *e, float *y, int ldy, const float *x, int ldx, int weight, int bias, int n_tok) {
-    Matrix w = engine_matrix(e, weight, bias);
-    matmul(e->kernel, e->limits.n_threads, y, ldy, x, ldx, &w, n_tok);
+Product engine_product(const SmolEngine *e, float *y, int ldy, int weight, int bias) {
+    return (Product){engine_matrix(e, weight, bias), y, (size_t)ldy};
+}
+
+Input input_of(const float *x, int ldx, int n_cols, void *int8, int n_tok) {
+    return (Input){x, (size_t)ldx, n_cols, int8_rows(int8, n_tok, n_cols), 0};
 }
 
 void engine_trace(const SmolEngine *e, const char *name, int layer, const float *x, int n_rows, int n_cols, int ld) {
@@ -36,10 +39,12 @@ static float *take_rows(SmolArena *a, int n, int width, const char *name, SmolEr
     return arena_take(a, (uint64_t)n * (uint64_t)round_up(width, LANES) * sizeof(float), name, err);
 }
 
-static void take_kv(SmolArena *a, KvLayer *kv, int n_pos, int n_kv_heads, int head_dim, const char *name, SmolErr *err) {
-    uint64_t v_floats, k_floats = kv_floats(n_pos, n_kv_heads, head_dim, &v_floats);
-    float *k = arena_take(a, (k_floats + v_floats) * sizeof(float), name, err);
-    if (kv) *kv = (KvLayer){k, k ? k + k_floats : NULL, n_pos, n_kv_heads, head_dim};
+static int max(int a, int b) { return a > b ? a : b; }
+
+static void take_kv(SmolArena *a, KvLayer *kv, int n_pos, int n_kv_heads, int head_dim, int is_f16, const char *name, SmolErr *err) {
+    uint64_t v, k = kv_elements(n_pos, n_kv_heads, head_dim, &v), size = is_f16 ? sizeof(uint16_t) : sizeof(float);
+    uint8_t *room = arena_take(a, (k + v) * size, name, err);
+    if (kv) *kv = (KvLayer){room, room ? room + k * size : NULL, n_pos, n_kv_heads, head_dim, is_f16};
 }
 
 static void layout_kept(SmolEngine *e, SmolArena *a, SmolErr *err) {
@@ -47,7 +52,7 @@ static void layout_kept(SmolEngine *e, SmolArena *a, SmolErr *err) {
     const SmolLimits *l = &e->limits;
     e->kv = arena_take(a, (uint64_t)c->n_layers * sizeof *e->kv, "layer table", err);
     for (int i = 0; i < c->n_layers; i++) {
-        take_kv(a, e->kv ? &e->kv[i] : NULL, l->context, c->n_kv_heads, c->head_dim, "KV cache", err);
+        take_kv(a, e->kv ? &e->kv[i] : NULL, l->context, c->n_kv_heads, c->head_dim, c->weight_type != WEIGHTS_F32, "KV cache", err);
     }
     e->features = take_rows(a, l->n_image_tokens, c->dim, "picture features", err);
     e->logits = take_rows(a, l->all_logits ? l->batch : 1, c->vocab_size, "logits", err);
@@ -67,25 +72,46 @@ static void layout_decoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
     e->h2 = take_rows(a, n, c->hidden_dim, "decoder activations", err);
     e->cos = take_rows(a, n, c->head_dim / 2, "decoder activations", err);
     e->sin = take_rows(a, n, c->head_dim / 2, "decoder activations", err);
-    uint64_t scores = (uint64_t)e->limits.n_threads * attention_floats(e->limits.context, c->head_dim);
-    e->scores = arena_take(a, scores * sizeof(float), "decoder attention", err);
+    int widest = max(max(c->dim, c->n_heads * c->head_dim), c->hidden_dim);
+    e->int8 = arena_take(a, int8_bytes(n, widest), "decoder activations", err);
+    uint64_t scores = attention_floats(e->limits.context, c->n_heads, c->n_kv_heads, c->head_dim);
+    e->scores = arena_take(a, (uint64_t)e->limits.n_threads * scores * sizeof(float), "decoder attention", err);
 }
 
-static int max(int a, int b) { return a > b ? a : b; }
+// Keys and values, and the shuffled rows, for which they make room.
+static void layout_encoder_kv(SmolEngine *e, SmolArena *a, SmolErr *err) {
+    const SmolConfig *c = &e->model->config;
+    int grid = c->image_size / c->patch_size, n_patch = grid * grid, head_dim = c->v_dim / c->v_heads;
+    if (c->weight_type == WEIGHTS_F32) {
+        take_kv(a, &e->vkv, n_patch, c->v_heads, head_dim, 0, "encoder keys and values", err);
+        e->vscores = arena_take(a, (uint64_t)e->limits.n_threads * 4 * attention_floats(n_patch, 1, 1, head_dim),
+                                "encoder attention", err);
+        return;
+    }
+    uint64_t v, k = int8_kv_bytes(n_patch, c->v_heads, head_dim, &v);
+    uint64_t rows = int8_bytes(c->image_seq_len, c->v_dim * c->scale_factor * c->scale_factor);
+    e->shuffled = arena_take(a, rows > k + v ? rows : k + v, "encoder keys and values", err);
+    e->vkv8 = (Int8Kv){e->shuffled, e->shuffled ? (uint8_t *)e->shuffled + k : NULL, n_patch, c->v_heads, head_dim};
+    e->vscores = arena_take(a, (uint64_t)e->limits.n_threads * attention_int8_bytes(n_patch, head_dim), "encoder attention", err);
+}
 
 static void layout_encoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
     const SmolConfig *c = &e->model->config;
-    int grid = c->image_size / c->patch_size, n_patch = grid * grid, shuffled = c->v_dim * c->scale_factor * c->scale_factor;
-    int widest = max(max(c->v_dim, 3 * c->patch_size * c->patch_size), shuffled);
+    int grid = c->image_size / c->patch_size, n_patch = grid * grid, patch = 3 * c->patch_size * c->patch_size;
     e->vx = take_rows(a, n_patch, c->v_dim, "encoder activations", err);
     e->vq = take_rows(a, n_patch, c->v_dim, "encoder activations", err);
-    take_kv(a, &e->vkv, n_patch, c->v_heads, c->v_dim / c->v_heads, "encoder keys and values", err);
-    e->block = take_rows(a, VISION_BLOCK, widest, "encoder activations", err);
-    e->block2 = take_rows(a, VISION_BLOCK, max(c->v_dim, c->dim), "encoder activations", err);
-    e->block3 = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
-    e->vh = take_rows(a, VISION_BLOCK, c->v_hidden_dim, "encoder activations", err);
-    uint64_t scores = (uint64_t)e->limits.n_threads * attention_floats(n_patch, c->v_dim / c->v_heads);
-    e->vscores = arena_take(a, scores * sizeof(float), "encoder attention", err);
+    layout_encoder_kv(e, a, err);
+    e->vy = take_rows(a, c->image_seq_len, c->dim, "encoder activations", err);
+    e->rooms = arena_take(a, (uint64_t)e->limits.n_threads * sizeof *e->rooms, "encoder activations", err);
+    for (int i = 0; i < e->limits.n_threads; i++) {
+        VisionRoom r;
+        r.in = take_rows(a, VISION_BLOCK, max(c->v_dim, patch), "encoder activations", err);
+        r.a = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
+        r.b = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
+        r.h = take_rows(a, VISION_BLOCK, c->v_hidden_dim, "encoder activations", err);
+        r.int8 = arena_take(a, int8_bytes(VISION_BLOCK, max(max(c->v_dim, patch), c->v_hidden_dim)), "encoder activations", err);
+        if (e->rooms) e->rooms[i] = r;
+    }
 }
 
 // The encoder is done with a tile before the decoder starts, so both use the same bytes.

@@ -101,15 +101,10 @@ int32_t vocab_special(const SmolVocab *v, const char *text);
 // Whether the vocabulary has the control tokens that the model's chat template writes.
 int template_check(const SmolModel *m, SmolErr *err);
 
-// ---- ops.c: vector operations under the numerics contract ----
+// ---- ops.c: what is scalar or plain under the numerics contract ----
 
 double sin_exact(double x);  // |x| up to 1e6; error below 2e-16
 double cos_exact(double x);
-void rmsnorm(float *y, const float *x, const float *w, int n, float eps);
-void layernorm(float *y, const float *x, const float *w, const float *b, int n, float eps);
-void softmax(float *x, int n, float scale);
-void gelu_tanh(float *x, int n);
-void silu_multiply(float *gate, const float *up, int n);
 void add(float *x, const float *y, int n);
 void rope_angles(float *cos, float *sin, const float *inv_freq, int half, int position);
 void rope(float *x, const float *cos, const float *sin, int half);
@@ -118,56 +113,146 @@ void rope(float *x, const float *cos, const float *sin, int half);
 
 #define LANES 16  // rows of a panel; rows of activations are padded to a multiple of it
 
-// The product of one panel, the inner loop of everything:
-//   y[t][r] = fmaf(w[k][r], x[t][k], y[t][r])   for k = 0, 1, ... n_k - 1;  r < LANES;  t < n_tok
-// ld* is the distance between rows in floats.
-typedef void PanelF32(float *y, size_t ldy, const float *w, size_t ldw, const float *x, size_t ldx, int n_k, int n_tok);
+enum { Q8_BLOCK = 64, Q4_BLOCK = 32 };  // columns that share a scale
+
+extern const int8_t q4_levels[16];
+
+// Rows of activations, rounded to int8 in blocks: x = scale q.
+typedef struct {
+    int8_t *q;        // (n_tok, ldq), ldq at least n_blocks * block
+    float *scale;     // (n_tok, lds), lds at least n_blocks
+    int32_t *offset;  // (n_tok, lds): -128 times the sum of the block's q, which undoes the +128 of the weights
+    size_t ldq, lds;
+} Int8Rows;
+
+// One or two neighbouring panels of quantised weights (FORMAT.md): scales f16 (n_blocks, 16), then quants.
+typedef struct {
+    const uint8_t *panel;
+    size_t panel_bytes;  // from panel to panel
+    int n_panels;
+    int block, n_blocks;
+} Strip;
+
+// y[t][r] = fmaf(w_scale[r][b] * x_scale[t][b], (float)isum, y[t][r])   for b = 0, 1, ... n_blocks - 1;  t < n_tok
+// isum: the exact integer product of block b; r runs over the strip's rows. ldy: distance between rows of y.
+typedef void StripProduct(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok);
+
+// Neighbouring panels of floats: element k of row r of panel p is w[p * step + k * ldw + r].
+typedef struct {
+    const float *w;
+    size_t ldw, step;
+    int n_panels, n_k;
+} StripF32;
+
+// y[t][p * LANES + r] = fmaf(w[p][k][r], x[t][k], y[t][p * LANES + r])   for k = 0, 1, ... n_k - 1;  t < n_tok
+typedef void StripProductF32(float *y, size_t ldy, const StripF32 *w, const float *x, size_t ldx, int n_tok);
+
+// The operations of vector.h, which every kernel file compiles for its instruction set.
+typedef struct {
+    void (*rmsnorm)(float *y, const float *x, const float *w, int n, float eps);
+    void (*layernorm)(float *y, const float *x, const float *w, const float *b, int n, float eps);
+    void (*softmax)(float *x, int n, float scale);
+    void (*gelu_tanh)(float *x, int n);
+    void (*silu_multiply)(float *gate, const float *up, int n);
+    void (*quantise)(int8_t *q, float *scale, int32_t *offset, const float *x, int n, int block);
+    float (*softmax_int8)(int8_t *q, float *scale, int32_t *offset, const float *x, int n, float factor);
+    void (*pack_q8)(uint16_t *scales, uint8_t *quants, const float *x, int n);
+    void (*widen)(float *y, const uint16_t *x, int n);
+    void (*narrow)(uint16_t *y, const float *x, int n);
+} VectorOps;
 
 typedef struct {
     const char *name;
     int (*supported)(void);
-    PanelF32 *panel_f32;
+    StripProductF32 *strip_f32;
+    StripProduct *strip_q8, *strip_q4;
+    const VectorOps *ops;
 } Kernel;
 
-extern const Kernel kernel_avx2;
+extern const Kernel kernel_avx2, kernel_avx512;
+StripProduct plain_strip_q8, plain_strip_q4;
 
 // The named kernel, or the best one for NULL; NULL if this machine cannot run it.
 const Kernel *kernel_find(const char *name);
 
 // A weight matrix as stored, with its bias.
 typedef struct {
-    const float *data;  // (n_rows / 16, n_cols, 16) F32x16
+    const void *data;   // panels, as FORMAT.md has them
     const float *bias;  // (n_rows), or NULL
-    int n_rows, n_cols;
+    int type, n_rows, n_cols;
 } Matrix;
 
-// y = x W^T + bias.  x (n_tok, n_cols), y (n_tok, n_rows), with ldy at least n_rows rounded up to 16.
-void matmul(const Kernel *kernel, int n_threads, float *y, int ldy, const float *x, int ldx, const Matrix *w, int n_tok);
+// Bytes of one panel of 16 rows; of a Q8 panel with blocks of another length; and where the quants of a panel begin.
+uint64_t panel_bytes(int type, int n_cols);
+uint64_t q8_panel_bytes(int block, int n_blocks);
+const uint8_t *strip_quants(const Strip *w);
+
+// The input of products: rows of floats, and room for the same rows in int8, filled when weights ask for it.
+typedef struct {
+    const float *x;  // (n_tok, ldx)
+    size_t ldx;
+    int n_cols;
+    Int8Rows int8;
+    int block;  // that int8 holds; 0: nothing yet
+} Input;
+
+// Bytes of room for n_tok rows of int8 with their scales and offsets, and its division among the three.
+uint64_t int8_bytes(int n_tok, int n_cols);
+Int8Rows int8_rows(void *room, int n_tok, int n_cols);
+
+// One product of an input: y = x W^T + bias, y (n_tok, ldy), ldy at least n_rows rounded up to 16.
+typedef struct {
+    Matrix w;
+    float *y;
+    size_t ldy;
+} Product;
+
+// All products of one input, shared out among the threads by panels.
+void multiply(const Kernel *kernel, int n_threads, Input *x, const Product *products, int n_products, int n_tok);
 
 // One row of a matrix: the embedding of a token.
 void matrix_row(float *out, const Matrix *w, int row);
 
-// ---- attention.c ----
+// ---- attention.c: floats ----
 
-// Keys and values of one layer, laid out so that both products of attention are panel products.
+// Keys and values of one layer, laid out so that both products of attention are panel products; as f32, or as f16.
 typedef struct {
-    float *k;  // (n_kv_heads, n_pos / 16, head_dim, 16): 16 positions side by side
-    float *v;  // (n_kv_heads, n_pos, head_dim rounded up to 16)
-    int n_pos, n_kv_heads, head_dim;
+    void *k;  // (n_kv_heads, n_pos / 16, head_dim, 16): 16 positions side by side
+    void *v;  // (n_kv_heads, n_pos, head_dim rounded up to 16)
+    int n_pos, n_kv_heads, head_dim, is_f16;
 } KvLayer;
 
-uint64_t kv_floats(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_floats);  // returns those of k
+uint64_t kv_elements(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_elements);  // returns those of k
 
 // Stores the heads of one position: k, v (n_kv_heads * head_dim).
-void kv_store(const KvLayer *kv, int position, const float *k, const float *v);
+void kv_store(const Kernel *kernel, const KvLayer *kv, int position, const float *k, const float *v);
 
 // q (n_tok, n_heads * head_dim) becomes the attention's output, in place. Each token sees the first n_seen positions; with
 // causal, token t sees the first n_seen + t. scratch: attention_floats() for each thread.
 void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok, int n_heads, const KvLayer *kv, int n_seen,
                int causal, float *scratch);
-uint64_t attention_floats(int n_pos, int head_dim);
+uint64_t attention_floats(int n_pos, int n_heads, int n_kv_heads, int head_dim);
+
+// ---- attention_int8.c: the encoder's, with quantised weights ----
+
+typedef struct {
+    uint8_t *k;  // (n_heads, n_pos / 16) Q8 panels of head_dim columns
+    uint8_t *v;  // (n_heads, head_dim / 16) Q8 panels of n_pos columns
+    int n_pos, n_heads, head_dim;
+} Int8Kv;
+
+uint64_t int8_kv_bytes(int n_pos, int n_heads, int head_dim, uint64_t *v_bytes);  // returns those of k
+
+// Stores n <= 64 positions from first on, a multiple of 64.  k, v (n, ld)
+void int8_kv_store(const Kernel *kernel, const Int8Kv *kv, int first, int n, const float *k, const float *v, size_t ld);
+
+// q (n_tok, n_heads * head_dim) becomes the attention's output, in place. scratch: attention_int8_bytes() for each thread.
+void attention_int8(const Kernel *kernel, int n_threads, float *q, size_t ldq, int n_tok, const Int8Kv *kv, uint8_t *scratch);
+uint64_t attention_int8_bytes(int n_pos, int head_dim);
 
 // ---- model.c ----
+
+enum { WEIGHTS_F32, WEIGHTS_Q8, WEIGHTS_Q4 };  // weight_type of the header
 
 enum { LN1_W, LN1_B, VQ_W, VQ_B, VK_W, VK_B, VV_W, VV_B, VO_W, VO_B, LN2_W, LN2_B, FC1_W, FC1_B, FC2_W, FC2_B, N_VISION_LAYER };
 enum { NORM1, WQ, WK, WV, WO, NORM2, W_GATE, W_UP, W_DOWN, N_TEXT_LAYER };
@@ -181,6 +266,16 @@ typedef struct {
 Places model_places(const SmolConfig *c);
 
 // ---- engine.c ----
+
+#define VISION_BLOCK 64  // patches that go through a layer's products at once: a block of the values in attention_int8.c
+
+// What one thread of the encoder works in.
+typedef struct {
+    float *in;      // (VISION_BLOCK, wider of v_dim and 3 patch_size^2)
+    float *a, *b;   // (VISION_BLOCK, v_dim)
+    float *h;       // (VISION_BLOCK, v_hidden_dim)
+    void *int8;     // room for (VISION_BLOCK, widest of these) in int8
+} VisionRoom;
 
 // Everything an engine owns. engine.c lays the buffers out.
 struct SmolEngine {
@@ -203,23 +298,26 @@ struct SmolEngine {
     // decoder scratch, rows of batch tokens; widths rounded up to 16
     float *x, *xb, *q, *k, *v, *h, *h2;  // dim, dim, n_heads head_dim, kv_dim, kv_dim, hidden_dim, hidden_dim
     float *cos, *sin;                    // (batch, head_dim / 2)
+    void *int8;                          // room for (batch, the widest of dim, n_heads head_dim, hidden_dim) in int8
 
     // encoder scratch, in the same bytes as the decoder's
-    float *vx, *vq;                 // (n_patch, v_dim)
-    KvLayer vkv;                    // keys and values of all patches
-    // (VISION_BLOCK, widest of v_dim, 3 patch_size^2 and the shuffled row), (.., wider of v_dim and dim), (.., v_dim)
-    float *block, *block2, *block3;
-    float *vh;                      // (VISION_BLOCK, v_hidden_dim)
+    float *vx, *vq;      // (n_patch, v_dim)
+    KvLayer vkv;         // keys and values of all patches, of an f32 model
+    Int8Kv vkv8;         // the same, when the weights are quantised
+    void *shuffled;      // room for (image_seq_len, v_dim scale_factor^2) in int8, in the bytes of the keys and values
+    float *vy;           // (image_seq_len, dim)
+    VisionRoom *rooms;   // (n_threads)
 
-    float *scores, *vscores;  // attention scratch of the decoder and of the encoder, one part a thread
+    void *scores, *vscores;  // attention scratch of the decoder and of the encoder, one part a thread
 };
 
-#define VISION_BLOCK 64  // patches that go through a layer's products at once
+// The input of a product: n_tok rows of floats, with room for them in int8.
+Input input_of(const float *x, int ldx, int n_cols, void *int8, int n_tok);
 
 // Tensors by their place in the directory; bias -1: none.
 Matrix engine_matrix(const SmolEngine *e, int weight, int bias);
 const float *engine_vector(const SmolEngine *e, int i);
-void engine_product(const SmolEngine *e, float *y, int ldy, const float *x, int ldx, int weight, int bias, int n_tok);
+Product engine_product(const SmolEngine *e, float *y, int ldy, int weight, int bias);
 
 // Tells the listener, if there is one, of a stage's tensor; the layer's number is added to the name, -1: none.
 void engine_trace(const SmolEngine *e, const char *name, int layer, const float *x, int n_rows, int n_cols, int ld);

@@ -13,10 +13,12 @@
 
 #include <immintrin.h>
 
-#define AVX2 __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,f16c")))
+
+#include "vector.h"
 
 // Named registers, not arrays: gcc keeps arrays on the stack and stores them back at every k.
-AVX2 static void four_tokens(float *y, size_t ldy, const float *w, size_t ldw, const float *x, size_t ldx, int n_k) {
+TARGET static void four_tokens(float *y, size_t ldy, const float *w, size_t ldw, const float *x, size_t ldx, int n_k) {
     float *y1 = y + ldy, *y2 = y1 + ldy, *y3 = y2 + ldy;
     const float *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx;
     __m256 low0 = _mm256_loadu_ps(y), high0 = _mm256_loadu_ps(y + 8);
@@ -44,7 +46,7 @@ AVX2 static void four_tokens(float *y, size_t ldy, const float *w, size_t ldw, c
     _mm256_storeu_ps(y3, low3), _mm256_storeu_ps(y3 + 8, high3);
 }
 
-AVX2 static void one_token(float *y, const float *w, size_t ldw, const float *x, int n_k) {
+TARGET static void one_token(float *y, const float *w, size_t ldw, const float *x, int n_k) {
     __m256 low = _mm256_loadu_ps(y), high = _mm256_loadu_ps(y + 8);
     for (int k = 0; k < n_k; k++, w += ldw) {
         __m256 xk = _mm256_broadcast_ss(x + k);
@@ -55,14 +57,17 @@ AVX2 static void one_token(float *y, const float *w, size_t ldw, const float *x,
     _mm256_storeu_ps(y + 8, high);
 }
 
-static void panel_f32(float *y, size_t ldy, const float *w, size_t ldw, const float *x, size_t ldx, int n_k, int n_tok) {
-    size_t t = 0, n = (size_t)n_tok;
-    for (; t + 4 <= n; t += 4) four_tokens(y + t * ldy, ldy, w, ldw, x + t * ldx, ldx, n_k);
-    for (; t < n; t++) one_token(y + t * ldy, w, ldw, x + t * ldx, n_k);
+static void strip_f32(float *y, size_t ldy, const StripF32 *w, const float *x, size_t ldx, int n_tok) {
+    for (size_t p = 0; p < (size_t)w->n_panels; p++, y += LANES) {
+        const float *panel = w->w + p * w->step;
+        size_t t = 0, n = (size_t)n_tok;
+        for (; t + 4 <= n; t += 4) four_tokens(y + t * ldy, ldy, panel, w->ldw, x + t * ldx, ldx, w->n_k);
+        for (; t < n; t++) one_token(y + t * ldy, panel, w->ldw, x + t * ldx, w->n_k);
+    }
 }
 
 static int supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-const Kernel kernel_avx2 = {"avx2", supported, panel_f32};
+const Kernel kernel_avx2 = {"avx2", supported, strip_f32, plain_strip_q8, plain_strip_q4, &vector_ops};
 
 #endif

@@ -291,12 +291,16 @@ static int check_entry(const SmolModel *m, const Places *at, int i, SmolErr *err
         return fail(err, SMOL_E_FORMAT, "%s is %u x %u, the configuration wants %d x %d", name, n_rows, n_cols, want.n_rows,
                     want.n_cols);
     }
-    if (type == SMOL_Q8 || type == SMOL_Q4) return fail(err, SMOL_E_FORMAT, "%s: Q8 and Q4 are not read yet", name);
-    if (type != (want.matrix ? SMOL_F32X16 : SMOL_F32)) return fail(err, SMOL_E_FORMAT, "%s has type %u", name, type);
+    if (want.matrix ? type < SMOL_F32X16 || type > SMOL_Q4 : type != SMOL_F32) {
+        return fail(err, SMOL_E_FORMAT, "%s has type %u", name, type);
+    }
+    if ((type == SMOL_Q8 || type == SMOL_Q4) && m->config.weight_type == WEIGHTS_F32) {
+        return fail(err, SMOL_E_FORMAT, "%s is quantised, but the header says that nothing is", name);
+    }
 
-    uint64_t offset = get_u64(e + 112), size = get_u64(e + 120);
-    uint64_t rows = want.matrix ? (uint64_t)round_up(want.n_rows, LANES) : (uint64_t)want.n_rows;
-    if (size != rows * n_cols * 4) return fail(err, SMOL_E_FORMAT, "%s has the wrong size", name);
+    uint64_t offset = get_u64(e + 112), size = get_u64(e + 120), rows = (uint64_t)want.n_rows;
+    uint64_t wanted = want.matrix ? (rows + LANES - 1) / LANES * panel_bytes((int)type, want.n_cols) : rows * n_cols * 4;
+    if (size != wanted) return fail(err, SMOL_E_FORMAT, "%s has the wrong size", name);
     if (offset % 64 || offset > m->n_bytes || size > m->n_bytes - offset) {
         return fail(err, SMOL_E_FORMAT, "%s lies outside the file, which seems to be cut off", name);
     }

@@ -1,36 +1,137 @@
-// quant.c: the matrix product that every layer goes through, in plain C, and the choice of a faster kernel. In f32 so far; 8 and
-// 4 bits, which the name promises, will live here, too.
+// quant.c: the matrix product that every layer goes through: which weights there are, how activations are rounded to meet them,
+// the product in plain C, and the choice of a faster kernel.
 //
 // Weights lie in panels of 16 rows (FORMAT.md), so that 16 outputs are 16 lanes of a register and no kernel ever adds lanes
-// together: each output is a chain acc = fmaf(w, x, acc) along k, the same chain in every kernel. The plain C below is the
-// definition; the others must equal it to the bit.
+// together. For floats each output is a chain acc = fmaf(w, x, acc) along k. For 8 and 4 bits the activations are rounded to
+// int8, too; the product of a block is summed in int32, which is exact in any order, and the chain runs over the blocks:
+// acc = fmaf(w_scale * x_scale, sum, acc). The plain C below is the definition; the other kernels must equal it to the bit.
 
-#include "internal.h"
+#define TARGET
+#include "vector.h"
 
-#include <math.h>
-#include <string.h>
+const int8_t q4_levels[16] = {-127, -100, -78, -60, -46, -33, -21, -9, 2, 13, 24, 36, 49, 64, 82, 106};
+
+// ---- the layout of weights ----
+
+static int weight_block(int type) { return type == SMOL_Q8 ? Q8_BLOCK : Q4_BLOCK; }
+
+static int blocks_of(int n_cols, int block) { return (n_cols + block - 1) / block; }
+
+// All scales of a panel come first, in whole cache lines: so every load of quants is aligned.
+static size_t scale_bytes(int n_blocks) { return (size_t)round_up(n_blocks * LANES * 2, 64); }
+
+uint64_t q8_panel_bytes(int block, int n_blocks) { return scale_bytes(n_blocks) + (uint64_t)n_blocks * LANES * (uint64_t)block; }
+
+uint64_t panel_bytes(int type, int n_cols) {
+    if (type == SMOL_F32X16) return (uint64_t)n_cols * LANES * sizeof(float);
+    if (type == SMOL_Q8) return q8_panel_bytes(Q8_BLOCK, blocks_of(n_cols, Q8_BLOCK));
+    return q8_panel_bytes(Q4_BLOCK / 2, blocks_of(n_cols, Q4_BLOCK));
+}
+
+static Strip strip_of(const Matrix *w, int panel, int n_panels) {
+    size_t bytes = (size_t)panel_bytes(w->type, w->n_cols);
+    int block = weight_block(w->type);
+    return (Strip){(const uint8_t *)w->data + (size_t)panel * bytes, bytes, n_panels, block, blocks_of(w->n_cols, block)};
+}
+
+const uint8_t *strip_quants(const Strip *w) { return w->panel + scale_bytes(w->n_blocks); }
+
+static float scale_at(const uint8_t *panel, int i) {
+    uint16_t half;
+    memcpy(&half, panel + 2 * i, sizeof half);
+    return f16_to_f32(half);
+}
+
+void matrix_row(float *out, const Matrix *w, int row) {
+    if (w->type == SMOL_F32X16) {
+        const float *panel = (const float *)w->data + (size_t)(row / LANES) * (size_t)w->n_cols * LANES + row % LANES;
+        for (int c = 0; c < w->n_cols; c++) out[c] = panel[(size_t)c * LANES];
+        return;
+    }
+    Strip s = strip_of(w, row / LANES, 1);
+    const uint8_t *quants = strip_quants(&s);
+    int r = row % LANES;
+    for (int c = 0; c < w->n_cols; c++) {
+        float scale = scale_at(s.panel, c / s.block * LANES + r);
+        if (w->type == SMOL_Q8) {
+            out[c] = scale * (float)(quants[(c / 4 * LANES + r) * 4 + c % 4] - 128);
+        } else {
+            uint8_t pair = quants[(c / 8 * LANES + r) * 4 + c % 4];
+            out[c] = scale * (float)q4_levels[c % 8 < 4 ? pair & 15 : pair >> 4];
+        }
+    }
+}
 
 // ---- plain C ----
 
-static void panel_f32(float *y, size_t ldy, const float *w, size_t ldw, const float *x, size_t ldx, int n_k, int n_tok) {
-    for (int t = 0; t < n_tok; t++, y += ldy, x += ldx) {
-        float acc[LANES];
-        memcpy(acc, y, sizeof acc);
-        for (int k = 0; k < n_k; k++) {
-            for (int r = 0; r < LANES; r++) acc[r] = fmaf(w[(size_t)k * ldw + (size_t)r], x[k], acc[r]);
+static void strip_f32(float *y, size_t ldy, const StripF32 *w, const float *x, size_t ldx, int n_tok) {
+    for (int i = 0; i < w->n_panels * n_tok; i++) {
+        size_t p = (size_t)(i / n_tok), t = (size_t)(i % n_tok);
+        float acc[LANES], *out = y + t * ldy + p * LANES;
+        memcpy(acc, out, sizeof acc);
+        for (size_t k = 0; k < (size_t)w->n_k; k++) {
+            for (size_t r = 0; r < LANES; r++) acc[r] = fmaf(w->w[p * w->step + k * w->ldw + r], x[t * ldx + k], acc[r]);
         }
-        memcpy(y, acc, sizeof acc);
+        memcpy(out, acc, sizeof acc);
     }
+}
+
+// Adds to sums[r] the products of n columns, a multiple of 4, with the quants of Q8.
+static void block_q8(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, int n) {
+    for (int k = 0; k < n; k += 4) {
+        for (int r = 0; r < LANES; r++, quants += 4) {
+            for (int j = 0; j < 4; j++) sums[r] += quants[j] * x[k + j];
+        }
+    }
+}
+
+// The same for Q4. The offset of the activations counts on weights + 128.
+static void block_q4(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, int n) {
+    for (int k = 0; k < n; k += 8) {
+        for (int r = 0; r < LANES; r++, quants += 4) {
+            for (int j = 0; j < 4; j++) {
+                sums[r] += (q4_levels[quants[j] & 15] + 128) * x[k + j] + (q4_levels[quants[j] >> 4] + 128) * x[k + 4 + j];
+            }
+        }
+    }
+}
+
+static void strip(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok, size_t bytes,
+                  void (*block)(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, int n)) {
+    for (int i = 0; i < w->n_panels * n_tok; i++) {
+        int p = i / n_tok, t = i % n_tok;
+        const uint8_t *panel = w->panel + (size_t)p * w->panel_bytes, *quants = panel + scale_bytes(w->n_blocks);
+        const int8_t *q = x->q + (size_t)t * x->ldq;
+        float *out = y + (size_t)t * ldy + p * LANES;
+        for (int b = 0; b < w->n_blocks; b++, quants += bytes, q += w->block) {
+            int32_t sums[LANES];
+            for (int r = 0; r < LANES; r++) sums[r] = x->offset[(size_t)t * x->lds + (size_t)b];
+            block(sums, quants, q, w->block);
+            for (int r = 0; r < LANES; r++) {
+                float scale = scale_at(panel, b * LANES + r) * x->scale[(size_t)t * x->lds + (size_t)b];
+                out[r] = fmaf(scale, (float)sums[r], out[r]);
+            }
+        }
+    }
+}
+
+void plain_strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
+    strip(y, ldy, w, x, n_tok, (size_t)w->block * LANES, block_q8);
+}
+
+void plain_strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
+    strip(y, ldy, w, x, n_tok, (size_t)w->block * LANES / 2, block_q4);
 }
 
 static int always(void) { return 1; }
 
-static const Kernel kernel_c = {"c", always, panel_f32};
+static const Kernel kernel_c = {"c", always, strip_f32, plain_strip_q8, plain_strip_q4, &vector_ops};
 
 // ---- choice ----
 
 static const Kernel *const kernels[] = {
 #ifdef __x86_64__
+    &kernel_avx512,
     &kernel_avx2,
 #endif
     &kernel_c,
@@ -50,31 +151,86 @@ const Kernel *kernel_find(const char *name) {
     return NULL;
 }
 
-// ---- matrix product ----
+// ---- rows of int8 ----
 
-static void panel_bias(float *y, size_t ldy, const Matrix *w, int row, int n_tok) {
+// Three parts, each in whole cache lines; blocks of 32 need the most scales.
+static uint64_t q_row(int n_cols) { return (uint64_t)round_up(n_cols, Q8_BLOCK); }
+
+static uint64_t scale_row(int n_cols) { return (uint64_t)round_up(blocks_of(n_cols, Q4_BLOCK), LANES); }
+
+uint64_t int8_bytes(int n_tok, int n_cols) { return (uint64_t)n_tok * (q_row(n_cols) + scale_row(n_cols) * 8); }
+
+Int8Rows int8_rows(void *room, int n_tok, int n_cols) {
+    size_t ldq = (size_t)q_row(n_cols), lds = (size_t)scale_row(n_cols), n = (size_t)n_tok;
+    int8_t *q = room;
+    float *scale = room ? (float *)(void *)(q + n * ldq) : NULL;
+    return (Int8Rows){q, scale, room ? (int32_t *)(void *)(scale + n * lds) : NULL, ldq, lds};
+}
+
+static void round_input(const Kernel *kernel, int n_threads, Input *in, int block, int n_tok) {
+    const Int8Rows *to = &in->int8;
+    (void)n_threads;  // without OpenMP
+#pragma omp parallel for num_threads(n_threads) if (n_tok > 1)
     for (int t = 0; t < n_tok; t++) {
-        for (int r = 0; r < LANES; r++) {
-            y[(size_t)t * ldy + (size_t)r] = w->bias && row + r < w->n_rows ? w->bias[row + r] : 0;
-        }
+        size_t row = (size_t)t;
+        kernel->ops->quantise(to->q + row * to->ldq, to->scale + row * to->lds, to->offset + row * to->lds,
+                              in->x + row * in->ldx, in->n_cols, block);
+    }
+    in->block = block;
+}
+
+// ---- the product ----
+
+// Rows panel * 16 onwards of the output, starting from the bias.
+static void start_from_bias(const Product *p, int panel, int n_panels, int n_tok) {
+    int row = panel * LANES, n = p->w.bias ? p->w.n_rows - row : 0;
+    if (n > n_panels * LANES) n = n_panels * LANES;
+    for (int t = 0; t < n_tok; t++) {
+        float *y = p->y + (size_t)t * p->ldy + row;
+        memset(y, 0, (size_t)n_panels * LANES * sizeof *y);
+        if (n > 0) memcpy(y, p->w.bias + row, (size_t)n * sizeof *y);
     }
 }
 
-void matmul(const Kernel *kernel, int n_threads, float *y, int ldy, const float *x, int ldx, const Matrix *w, int n_tok) {
+static void multiply_strip(const Kernel *kernel, const Input *x, const Product *p, int panel, int n_panels, int n_tok) {
+    float *y = p->y + (size_t)panel * LANES;
+    start_from_bias(p, panel, n_panels, n_tok);
+    if (p->w.type == SMOL_F32X16) {
+        size_t step = (size_t)p->w.n_cols * LANES;
+        StripF32 s = {(const float *)p->w.data + (size_t)panel * step, LANES, step, n_panels, p->w.n_cols};
+        kernel->strip_f32(y, p->ldy, &s, x->x, x->ldx, n_tok);
+        return;
+    }
+    Strip s = strip_of(&p->w, panel, n_panels);
+    (p->w.type == SMOL_Q8 ? kernel->strip_q8 : kernel->strip_q4)(y, p->ldy, &s, &x->int8, n_tok);
+}
+
+// Products that read the input in the same form: all of a layer's do, as a rule.
+static void multiply_alike(const Kernel *kernel, int n_threads, const Input *x, const Product *products, int n_products, int n_tok) {
+    int64_t work = 0;
+    int n_strips = 0;
+    for (int i = 0; i < n_products; i++) {
+        work += (int64_t)products[i].w.n_rows * products[i].w.n_cols * (n_tok + 16);
+        n_strips += (products[i].w.n_rows + 2 * LANES - 1) / (2 * LANES);
+    }
     // Waking threads costs microseconds, and milliseconds on a busy machine: a small product is done sooner without. Reading
     // a weight from memory takes about as long as using it for 16 tokens.
-    int64_t work = (int64_t)w->n_rows * w->n_cols * (n_tok + 16);
-    if (work < 1 << 23) n_threads = 1;
+    if (work < 1 << 22) n_threads = 1;
     (void)n_threads;  // without OpenMP
 #pragma omp parallel for num_threads(n_threads)
-    for (int row = 0; row < w->n_rows; row += LANES) {
-        panel_bias(y + row, (size_t)ldy, w, row, n_tok);
-        kernel->panel_f32(y + row, (size_t)ldy, w->data + (size_t)row * (size_t)w->n_cols, LANES, x, (size_t)ldx, w->n_cols,
-                          n_tok);
+    for (int s = 0; s < n_strips; s++) {
+        const Product *p = products;
+        int panel = 2 * s, n_panels;
+        for (; panel >= (n_panels = (p->w.n_rows + LANES - 1) / LANES); p++) panel -= round_up(n_panels, 2);
+        multiply_strip(kernel, x, p, panel, n_panels - panel < 2 ? 1 : 2, n_tok);
     }
 }
 
-void matrix_row(float *out, const Matrix *w, int row) {
-    const float *panel = w->data + (size_t)(row / LANES) * (size_t)w->n_cols * LANES + row % LANES;
-    for (int c = 0; c < w->n_cols; c++) out[c] = panel[(size_t)c * LANES];
+void multiply(const Kernel *kernel, int n_threads, Input *x, const Product *products, int n_products, int n_tok) {
+    for (int i = 0, n; i < n_products; i += n) {
+        int type = products[i].w.type;
+        for (n = 1; i + n < n_products && products[i + n].w.type == type; n++) {}
+        if (type != SMOL_F32X16 && x->block != weight_block(type)) round_input(kernel, n_threads, x, weight_block(type), n_tok);
+        multiply_alike(kernel, n_threads, x, products + i, n, n_tok);
+    }
 }

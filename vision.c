@@ -5,7 +5,8 @@
 //                       x += fc2(gelu(fc1(LN2(x))))
 //     LN(x) -- pixel shuffle --> (image_seq_len, v_dim s^2) -- product --> (image_seq_len, dim)        s = scale_factor
 //
-// Products run over blocks of VISION_BLOCK patches, so that only x, the queries, keys and values are ever held whole.
+// Each thread takes blocks of VISION_BLOCK patches through a layer on its own: what it works on stays in its cache, and only
+// attention needs all patches. When the weights are quantised, so are the products of attention (attention_int8.c).
 
 #include "internal.h"
 
@@ -15,9 +16,31 @@
 typedef struct {
     SmolEngine *e;
     const SmolConfig *c;
+    const float *pixels;  // (3, S, S)
     int grid, n_patch;
     int ld;  // of rows of v_dim
 } Encoder;
+
+typedef void BlockStep(const Encoder *v, int layer, int first, int n, const VisionRoom *room);
+
+// Takes every block of patches through a step.
+static void for_blocks(const Encoder *v, BlockStep *step, int layer) {
+    int n_threads = v->e->limits.n_threads;
+#pragma omp parallel for num_threads(n_threads) schedule(static, 1)
+    for (int thread = 0; thread < n_threads; thread++) {
+        for (int p = thread * VISION_BLOCK; p < v->n_patch; p += n_threads * VISION_BLOCK) {
+            step(v, layer, p, v->n_patch - p < VISION_BLOCK ? v->n_patch - p : VISION_BLOCK, &v->e->rooms[thread]);
+        }
+    }
+}
+
+// One thread's product of n rows of n_cols floats.
+static void product(const Encoder *v, const VisionRoom *room, float *y, int ldy, const float *x, int ldx, int n_cols, int weight,
+                    int n) {
+    Input in = input_of(x, ldx, n_cols, room->int8, n);
+    Product p = engine_product(v->e, y, ldy, weight, weight + 1);
+    multiply(v->e->kernel, 1, &in, &p, 1, n);
+}
 
 // ---- patches ----
 
@@ -32,62 +55,72 @@ static void patch_row(const Encoder *v, float *out, const float *pixels, int pat
     }
 }
 
-static void embed_patches(const Encoder *v, const float *pixels) {
+static void embed_block(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
     SmolEngine *e = v->e;
     int width = 3 * v->c->patch_size * v->c->patch_size;
     const float *pos_emb = engine_vector(e, e->at.pos_emb);  // (n_patch, v_dim)
-    for (int p = 0; p < v->n_patch; p += VISION_BLOCK) {
-        int n = v->n_patch - p < VISION_BLOCK ? v->n_patch - p : VISION_BLOCK;
-        for (int i = 0; i < n; i++) patch_row(v, row_of(e->block, i, width), pixels, p + i);
-        engine_product(e, row_of(e->vx, p, v->ld), v->ld, e->block, width, e->at.patch_w, e->at.patch_b, n);
-        for (int i = p; i < p + n; i++) add(row_of(e->vx, i, v->ld), pos_emb + (size_t)i * (size_t)v->c->v_dim, v->c->v_dim);
-    }
-    engine_trace(e, "model.vision_model.embeddings", -1, e->vx, v->n_patch, v->c->v_dim, v->ld);
+    (void)layer;
+    for (int i = 0; i < n; i++) patch_row(v, row_of(room->in, i, width), v->pixels, first + i);
+    product(v, room, row_of(e->vx, first, v->ld), v->ld, room->in, width, width, e->at.patch_w, n);
+    for (int i = first; i < first + n; i++) add(row_of(e->vx, i, v->ld), pos_emb + (size_t)i * (size_t)v->c->v_dim, v->c->v_dim);
 }
 
 // ---- one layer ----
 
-// LN1, then queries to vq, keys and values to the layer's panels.
-static void project_qkv(const Encoder *v, int layer, int first, int n) {
+// in = LN(x) of n rows; weight and bias lie side by side.
+static void normalise(const Encoder *v, int weight, int first, int n, const VisionRoom *room) {
     SmolEngine *e = v->e;
-    const float *w = engine_vector(e, layer + LN1_W), *b = engine_vector(e, layer + LN1_B);
+    const float *w = engine_vector(e, weight), *b = engine_vector(e, weight + 1);
     for (int i = 0; i < n; i++) {
-        layernorm(row_of(e->block, i, v->ld), row_of(e->vx, first + i, v->ld), w, b, v->c->v_dim, v->c->v_eps);
+        e->kernel->ops->layernorm(row_of(room->in, i, v->ld), row_of(e->vx, first + i, v->ld), w, b, v->c->v_dim, v->c->v_eps);
     }
-    engine_product(e, row_of(e->vq, first, v->ld), v->ld, e->block, v->ld, layer + VQ_W, layer + VQ_B, n);
-    engine_product(e, e->block2, v->ld, e->block, v->ld, layer + VK_W, layer + VK_B, n);
-    engine_product(e, e->block3, v->ld, e->block, v->ld, layer + VV_W, layer + VV_B, n);
-    for (int i = 0; i < n; i++) kv_store(&e->vkv, first + i, row_of(e->block2, i, v->ld), row_of(e->block3, i, v->ld));
+}
+
+// LN1, then queries to vq, keys and values to the layer's panels.
+static void project_qkv(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
+    SmolEngine *e = v->e;
+    normalise(v, layer + LN1_W, first, n, room);
+    Input in = input_of(room->in, v->ld, v->c->v_dim, room->int8, n);
+    const Product qkv[] = {engine_product(e, row_of(e->vq, first, v->ld), v->ld, layer + VQ_W, layer + VQ_B),
+                           engine_product(e, room->a, v->ld, layer + VK_W, layer + VK_B),
+                           engine_product(e, room->b, v->ld, layer + VV_W, layer + VV_B)};
+    multiply(e->kernel, 1, &in, qkv, 3, n);
+    if (v->c->weight_type != WEIGHTS_F32) {
+        int8_kv_store(e->kernel, &e->vkv8, first, n, room->a, room->b, (size_t)v->ld);
+        return;
+    }
+    for (int i = 0; i < n; i++) kv_store(e->kernel, &e->vkv, first + i, row_of(room->a, i, v->ld), row_of(room->b, i, v->ld));
 }
 
 // x += out(attention); x += mlp(LN2(x))
-static void project_out_mlp(const Encoder *v, int layer, int first, int n) {
+static void project_out_mlp(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
     SmolEngine *e = v->e;
     int d = v->c->v_dim, hidden = round_up(v->c->v_hidden_dim, LANES);
-    const float *w = engine_vector(e, layer + LN2_W), *b = engine_vector(e, layer + LN2_B);
-    engine_product(e, e->block2, v->ld, row_of(e->vq, first, v->ld), v->ld, layer + VO_W, layer + VO_B, n);
-    for (int i = 0; i < n; i++) {
-        float *x = row_of(e->vx, first + i, v->ld);
-        add(x, row_of(e->block2, i, v->ld), d);
-        layernorm(row_of(e->block, i, v->ld), x, w, b, d, v->c->v_eps);
-    }
-    engine_product(e, e->vh, hidden, e->block, v->ld, layer + FC1_W, layer + FC1_B, n);
-    for (int i = 0; i < n; i++) gelu_tanh(row_of(e->vh, i, hidden), v->c->v_hidden_dim);
-    engine_product(e, e->block2, v->ld, e->vh, hidden, layer + FC2_W, layer + FC2_B, n);
-    for (int i = 0; i < n; i++) add(row_of(e->vx, first + i, v->ld), row_of(e->block2, i, v->ld), d);
+    product(v, room, room->a, v->ld, row_of(e->vq, first, v->ld), v->ld, d, layer + VO_W, n);
+    for (int i = 0; i < n; i++) add(row_of(e->vx, first + i, v->ld), row_of(room->a, i, v->ld), d);
+    normalise(v, layer + LN2_W, first, n, room);
+    product(v, room, room->h, hidden, room->in, v->ld, d, layer + FC1_W, n);
+    for (int i = 0; i < n; i++) e->kernel->ops->gelu_tanh(row_of(room->h, i, hidden), v->c->v_hidden_dim);
+    product(v, room, room->a, v->ld, room->h, hidden, v->c->v_hidden_dim, layer + FC2_W, n);
+    for (int i = 0; i < n; i++) add(row_of(e->vx, first + i, v->ld), row_of(room->a, i, v->ld), d);
 }
 
 static void encoder_layer(const Encoder *v, int i) {
     SmolEngine *e = v->e;
-    int layer = e->at.vision_layers + i * N_VISION_LAYER;
-    for (int p = 0; p < v->n_patch; p += VISION_BLOCK) {
-        project_qkv(v, layer, p, v->n_patch - p < VISION_BLOCK ? v->n_patch - p : VISION_BLOCK);
+    int layer = e->at.vision_layers + i * N_VISION_LAYER, n_threads = e->limits.n_threads;
+    for_blocks(v, project_qkv, layer);
+    if (v->c->weight_type != WEIGHTS_F32) {
+        attention_int8(e->kernel, n_threads, e->vq, (size_t)v->ld, v->n_patch, &e->vkv8, e->vscores);
+    } else {
+        attention(e->kernel, n_threads, e->vq, v->ld, v->n_patch, v->c->v_heads, &e->vkv, v->n_patch, 0, e->vscores);
     }
-    attention(e->kernel, e->limits.n_threads, e->vq, v->ld, v->n_patch, v->c->v_heads, &e->vkv, v->n_patch, 0, e->vscores);
-    for (int p = 0; p < v->n_patch; p += VISION_BLOCK) {
-        project_out_mlp(v, layer, p, v->n_patch - p < VISION_BLOCK ? v->n_patch - p : VISION_BLOCK);
-    }
+    for_blocks(v, project_out_mlp, layer);
     engine_trace(e, "model.vision_model.encoder.layers.", i, e->vx, v->n_patch, v->c->v_dim, v->ld);
+}
+
+static void last_norm(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
+    normalise(v, layer, first, n, room);
+    memcpy(row_of(v->e->vx, first, v->ld), room->in, (size_t)n * (size_t)v->ld * sizeof(float));
 }
 
 // ---- connector ----
@@ -103,31 +136,32 @@ static void shuffle_row(const Encoder *v, float *out, int i) {
     }
 }
 
+// The shuffled rows take the place of the queries, which are as many floats.
 static void connect(const Encoder *v, float *features) {
     SmolEngine *e = v->e;
-    int dim = v->c->dim, width = v->c->v_dim * v->c->scale_factor * v->c->scale_factor, ld = round_up(dim, LANES);
-    for (int p = 0; p < v->c->image_seq_len; p += VISION_BLOCK) {
-        int n = v->c->image_seq_len - p < VISION_BLOCK ? v->c->image_seq_len - p : VISION_BLOCK;
-        for (int i = 0; i < n; i++) shuffle_row(v, row_of(e->block, i, width), p + i);
-        engine_product(e, e->block2, ld, e->block, width, e->at.connector, -1, n);
-        for (int i = 0; i < n; i++) memcpy(row_of(features, p + i, dim), row_of(e->block2, i, ld), (size_t)dim * sizeof *features);
-    }
-    engine_trace(e, "model.connector", -1, features, v->c->image_seq_len, dim, dim);
+    int n = v->c->image_seq_len, dim = v->c->dim, ld = round_up(dim, LANES);
+    int width = v->c->v_dim * v->c->scale_factor * v->c->scale_factor;
+    for (int i = 0; i < n; i++) shuffle_row(v, row_of(e->vq, i, width), i);
+    Input in = input_of(e->vq, width, width, e->shuffled, n);
+    Product p = engine_product(e, e->vy, ld, e->at.connector, -1);
+    multiply(e->kernel, e->limits.n_threads, &in, &p, 1, n);
+    for (int i = 0; i < n; i++) memcpy(row_of(features, i, dim), row_of(e->vy, i, ld), (size_t)dim * sizeof *features);
+    engine_trace(e, "model.connector", -1, features, n, dim, dim);
 }
 
 int smol_encode_tile(SmolEngine *e, const float *pixels, float *features, SmolErr *err) {
     const SmolConfig *c = &e->model->config;
     int grid = c->image_size / c->patch_size;
-    const Encoder v = {e, c, grid, grid * grid, round_up(c->v_dim, LANES)};
+    const Encoder v = {e, c, pixels, grid, grid * grid, round_up(c->v_dim, LANES)};
     if (!e->limits.vision) return fail(err, SMOL_E_LIMIT, "the engine was started without vision");
 
-    embed_patches(&v, pixels);
+    for_blocks(&v, embed_block, 0);
+    engine_trace(e, "model.vision_model.embeddings", -1, e->vx, v.n_patch, c->v_dim, v.ld);
     for (int i = 0; i < c->v_layers; i++) {
         encoder_layer(&v, i);
         if (e->progress && e->progress(e->user, "layer", i + 1, c->v_layers)) return fail(err, SMOL_E_CANCELLED, "cancelled");
     }
-    const float *w = engine_vector(e, e->at.post_ln_w), *b = engine_vector(e, e->at.post_ln_b);
-    for (int p = 0; p < v.n_patch; p++) layernorm(row_of(e->vx, p, v.ld), row_of(e->vx, p, v.ld), w, b, c->v_dim, c->v_eps);
+    for_blocks(&v, last_norm, e->at.post_ln_w);
     engine_trace(e, "model.vision_model.post_layernorm", -1, e->vx, v.n_patch, c->v_dim, v.ld);
     connect(&v, features);
     return 0;

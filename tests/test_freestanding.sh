@@ -4,7 +4,7 @@
 # CC and ENGINE (the files' names without .c) come from the Makefile.
 
 cd "$(dirname "$0")/.." || exit 1
-allowed="memchr memcmp memcpy memmove memset strchr strcmp strlen fmaf sqrtf"
+allowed="memchr memcmp memcpy memmove memset strchr strcmp strlen fabsf fmaf sqrtf"
 headers="string.h math.h stdarg.h stddef.h stdint.h float.h"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -39,7 +39,7 @@ done
 nm "$folder"/*.o | sed -n 's/^[0-9a-f]* [TR] //p' | sort -u > "$folder/defined"
 for name in $ENGINE; do
     runtime=
-    case $name in kernels_*) runtime="__cpu_model" ;; esac  # the compiler's own table of what the processor can do
+    case $name in kernels_*) runtime="__cpu_model __cpu_features2" ;; esac  # the compiler's own table of what the processor can do
     called=$(nm -u "$folder/$name.o" | sed -n 's/^ *U //p')
     check "$name.c calls" "$(others "$called" "$allowed $runtime $(tr '\n' ' ' < "$folder/defined")")"
     check "$name.c has variables" "$(nm "$folder/$name.o" | sed -n 's/^[0-9a-f]* [bBdDcC] //p' | tr '\n' ' ')"

@@ -56,7 +56,7 @@ static double condition(const Field *x) {
 }
 
 // Errors are in units of 2^-24, half a unit in the last place of the largest value; the limits leave a factor of two.
-static void check_case(const char *name, int n_fields) {
+static void check_case(const VectorOps *ops, const char *name, int n_fields) {
     const double unit = 1.0 / (1 << 24);
     const Field *want = &fields[n_fields - 1], *x = &fields[1];
     int n = want->n;
@@ -68,21 +68,21 @@ static void check_case(const char *name, int n_fields) {
         return;
     }
     if (!strcmp(name, "rmsnorm")) {
-        rmsnorm(y, x->f, fields[2].f, n, fields[0].f[0]);
+        ops->rmsnorm(y, x->f, fields[2].f, n, fields[0].f[0]);
     } else if (!strcmp(name, "layernorm")) {
-        layernorm(y, x->f, fields[2].f, fields[3].f, n, fields[0].f[0]);
+        ops->layernorm(y, x->f, fields[2].f, fields[3].f, n, fields[0].f[0]);
         limit *= condition(x);
     } else if (!strcmp(name, "softmax")) {
         memcpy(y, x->f, sizeof y);
-        softmax(y, n, fields[0].f[0]);
+        ops->softmax(y, n, fields[0].f[0]);
         limit = 16;  // the product with the scale is rounded before e^x
     } else if (!strcmp(name, "gelu")) {
         memcpy(y, fields[0].f, sizeof y);
-        gelu_tanh(y, n);
+        ops->gelu_tanh(y, n);
         scale = largest(&fields[0]);  // next to nothing is left of a negative x, and the error is relative to x
     } else if (!strcmp(name, "silu")) {
         memcpy(y, fields[0].f, sizeof y);
-        silu_multiply(y, fields[1].f, n);
+        ops->silu_multiply(y, fields[1].f, n);
     } else if (!strcmp(name, "rope")) {
         memcpy(y, fields[2].f, sizeof y);
         rope_angles(cos, sin, x->f, n / 2, (int)fields[0].v[0]);
@@ -111,14 +111,14 @@ static void test_golden(void) {
             if (next) *next = '\t';
             field = next;
         }
-        check_case(name, n_fields);
+        for (int i = 0; smol_kernel(i); i++) check_case(kernel_find(smol_kernel(i))->ops, name, n_fields);
     }
     CHECK(n_cases > 300, "%d cases", n_cases);
     free(text);
 }
 
 // What no table is needed for.
-static void test_properties(void) {
+static void test_properties(const VectorOps *ops) {
     for (int i = 0; i < 2000; i++) {
         double x = (i - 1000) * 987.654321;
         double s = sin_exact(x), c = cos_exact(x);
@@ -126,13 +126,13 @@ static void test_properties(void) {
     }
     CHECK(sin_exact(0) == 0 && cos_exact(0) == 1, "sin and cos of 0");
     float same[7] = {3, 3, 3, 3, 3, 3, 3}, far[3] = {-3e38f, 0, 3e38f}, none[2] = {NAN, 1};
-    softmax(same, 7, 1);
+    ops->softmax(same, 7, 1);
     for (int i = 1; i < 7; i++) CHECK(same[i] == same[0] && fabsf(same[0] - 1 / 7.0f) < 1e-7f, "softmax of equal numbers");
-    softmax(far, 3, 1);
+    ops->softmax(far, 3, 1);
     CHECK(far[2] == 1 && far[0] < 1e-30f && far[0] >= 0, "softmax of far numbers");
-    softmax(none, 2, 1);  // defined, whatever it is: the sanitizers watch
+    ops->softmax(none, 2, 1);  // defined, whatever it is: the sanitizers watch
     float huge[2] = {3e38f, -3e38f};
-    gelu_tanh(huge, 2);
+    ops->gelu_tanh(huge, 2);
     CHECK(huge[0] == 3e38f && fabsf(huge[1]) < 5, "gelu of huge numbers: %g %g", (double)huge[0], (double)huge[1]);
 }
 
@@ -169,24 +169,28 @@ static int same_floats(const float *a, const float *b, size_t n) {
 // ---- kernels ----
 
 // The definition in internal.h, word for word.
-static void panel_definition(float *y, size_t ldy, const float *w, size_t ldw, const float *x, size_t ldx, int n_k, int n_tok) {
+static void strip_definition(float *y, size_t ldy, const StripF32 *w, const float *x, size_t ldx, int n_tok) {
     for (size_t t = 0; t < (size_t)n_tok; t++) {
-        for (size_t r = 0; r < LANES; r++) {
-            for (size_t k = 0; k < (size_t)n_k; k++) y[t * ldy + r] = fmaf(w[k * ldw + r], x[t * ldx + k], y[t * ldy + r]);
+        for (size_t r = 0; r < LANES * (size_t)w->n_panels; r++) {
+            const float *row = w->w + r / LANES * w->step + r % LANES;
+            for (size_t k = 0; k < (size_t)w->n_k; k++) y[t * ldy + r] = fmaf(row[k * w->ldw], x[t * ldx + k], y[t * ldy + r]);
         }
     }
 }
 
 // Arrays of their exact size, so that the address sanitizer sees a step beyond; elements between the rows must stay.
 static void check_kernel(const Kernel *kernel, int n_tok, int n_k, int adversarial) {
-    size_t ldy = LANES + random_bits() % 5, ldw = LANES + random_bits() % 4 * 3, ldx = (size_t)n_k + random_bits() % 6;
-    size_t n_y = ((size_t)n_tok - 1) * ldy + LANES, n_w = n_k ? ((size_t)n_k - 1) * ldw + LANES : 0;
+    int n_panels = 1 + (int)(random_bits() % 6);
+    size_t ldw = LANES + random_bits() % 4 * 3, panel = n_k ? ((size_t)n_k - 1) * ldw + LANES : 0, step = panel + random_bits() % 3;
+    size_t ldy = (size_t)n_panels * LANES + random_bits() % 5, ldx = (size_t)n_k + random_bits() % 6;
+    size_t n_y = ((size_t)n_tok - 1) * ldy + LANES * (size_t)n_panels, n_w = ((size_t)n_panels - 1) * step + panel;
     float *y = random_floats(n_y, adversarial), *want = malloc(n_y * sizeof *want);
     float *w = random_floats(n_w, adversarial), *x = random_floats(((size_t)n_tok - 1) * ldx + (size_t)n_k, adversarial);
+    const StripF32 strip = {w, ldw, step, n_panels, n_k};
     memcpy(want, y, n_y * sizeof *y);
-    kernel->panel_f32(y, ldy, w, ldw, x, ldx, n_k, n_tok);
-    panel_definition(want, ldy, w, ldw, x, ldx, n_k, n_tok);
-    CHECK(same_floats(y, want, n_y), "kernel %s, %d tokens, %d columns", kernel->name, n_tok, n_k);
+    kernel->strip_f32(y, ldy, &strip, x, ldx, n_tok);
+    strip_definition(want, ldy, &strip, x, ldx, n_tok);
+    CHECK(same_floats(y, want, n_y), "kernel %s, %d tokens, %d panels, %d columns", kernel->name, n_tok, n_panels, n_k);
     free(y);
     free(want);
     free(w);
@@ -210,16 +214,18 @@ static void test_kernels(void) {
 
 // ---- matrix product ----
 
-static void test_matmul(void) {
+static void test_multiply(void) {
     for (int round = 0; round < 60; round++) {
         int n_rows = 1 + (int)(random_bits() % 50), n_cols = 1 + (int)(random_bits() % 40), n_tok = 1 + (int)(random_bits() % 7);
         int ldy = round_up(n_rows, LANES) + (int)(random_bits() % 3), ldx = n_cols + (int)(random_bits() % 3);
         size_t n_y = (size_t)n_tok * (size_t)ldy;
         float *data = random_floats((size_t)round_up(n_rows, LANES) * (size_t)n_cols, 0), *bias = random_floats((size_t)n_rows, 0);
         float *x = random_floats((size_t)n_tok * (size_t)ldx, 0), *row = malloc((size_t)n_cols * sizeof *row);
-        Matrix w = {data, round % 3 ? bias : NULL, n_rows, n_cols};
+        Matrix w = {data, round % 3 ? bias : NULL, SMOL_F32X16, n_rows, n_cols};
         float *y = random_floats(n_y, 0);
-        matmul(kernel_find(NULL), 1 + round % 3, y, ldy, x, ldx, &w, n_tok);
+        Input in = {.x = x, .ldx = (size_t)ldx, .n_cols = n_cols};
+        Product product = {w, y, (size_t)ldy};
+        multiply(kernel_find(NULL), 1 + round % 3, &in, &product, 1, n_tok);
         int good = 1;
         for (int r = 0; r < n_rows; r++) {
             matrix_row(row, &w, r);
@@ -244,8 +250,8 @@ static void test_matmul(void) {
 // ---- attention ----
 
 static KvLayer kv_new(int n_pos, int n_kv_heads, int head_dim) {
-    uint64_t n_v, n_k = kv_floats(n_pos, n_kv_heads, head_dim, &n_v);
-    return (KvLayer){random_floats((size_t)n_k, 1), random_floats((size_t)n_v, 1), n_pos, n_kv_heads, head_dim};
+    uint64_t n_v, n_k = kv_elements(n_pos, n_kv_heads, head_dim, &n_v);
+    return (KvLayer){random_floats((size_t)n_k, 1), random_floats((size_t)n_v, 1), n_pos, n_kv_heads, head_dim, 0};
 }
 
 static void kv_free(KvLayer *kv) {
@@ -275,9 +281,9 @@ static void check_attention(int n_before, int n_tok, int n_heads, int n_kv_heads
     size_t n_q = (size_t)n_tok * (size_t)ldq * sizeof(float);
     float *k = random_floats((size_t)n_pos * (size_t)ld_kv, 0), *v = random_floats((size_t)n_pos * (size_t)ld_kv, 0);
     float *q = random_floats((size_t)n_tok * (size_t)ldq, 0), *batch = malloc(n_q), *single = malloc(n_q);
-    float *scratch = random_floats((size_t)(4 * attention_floats(n_pos, head_dim)), 1);
+    float *scratch = random_floats((size_t)(4 * attention_floats(n_pos, n_heads, n_kv_heads, head_dim)), 1);
     KvLayer kv = kv_new(n_pos, n_kv_heads, head_dim);
-    for (int p = 0; p < n_pos; p++) kv_store(&kv, p, k + p * ld_kv, v + p * ld_kv);
+    for (int p = 0; p < n_pos; p++) kv_store(kernel_find(NULL), &kv, p, k + p * ld_kv, v + p * ld_kv);
 
     memcpy(batch, q, n_q);
     attention(kernel_find(NULL), 1, batch, ldq, n_tok, n_heads, &kv, causal ? n_before + 1 : n_pos, causal, scratch);
@@ -327,15 +333,16 @@ static void test_kv_order(void) {
     KvLayer straight = kv_new(N, HEADS, WIDTH), again = kv_new(N, HEADS, WIDTH);
     float *k = random_floats(N * HEADS * WIDTH, 0), *v = random_floats(N * HEADS * WIDTH, 0);
     float *junk = random_floats(HEADS * WIDTH, 0);
-    uint64_t n_v, n_k = kv_floats(N, HEADS, WIDTH, &n_v);
-    memset(again.v, 0, n_v * sizeof *again.v);
-    memset(straight.v, 0, n_v * sizeof *straight.v);
-    memset(again.k, 0, n_k * sizeof *again.k);
-    memset(straight.k, 0, n_k * sizeof *straight.k);
-    for (int p = 0; p < N; p++) kv_store(&straight, p, k + p * HEADS * WIDTH, v + p * HEADS * WIDTH);
-    for (int p = 0; p < 20; p++) kv_store(&again, p, p < 13 ? k + p * HEADS * WIDTH : junk, p < 13 ? v + p * HEADS * WIDTH : junk);
-    for (int p = 13; p < N; p++) kv_store(&again, p, k + p * HEADS * WIDTH, v + p * HEADS * WIDTH);
-    CHECK(memcmp(straight.k, again.k, n_k * sizeof *again.k) == 0 && memcmp(straight.v, again.v, n_v * sizeof *again.v) == 0,
+    uint64_t n_v, n_k = kv_elements(N, HEADS, WIDTH, &n_v);
+    const float *keys = straight.k, *values = straight.v;
+    memset(again.v, 0, n_v * sizeof *values);
+    memset(straight.v, 0, n_v * sizeof *values);
+    memset(again.k, 0, n_k * sizeof *keys);
+    memset(straight.k, 0, n_k * sizeof *keys);
+    for (int p = 0; p < N; p++) kv_store(kernel_find(NULL), &straight, p, k + p * HEADS * WIDTH, v + p * HEADS * WIDTH);
+    for (int p = 0; p < 20; p++) kv_store(kernel_find(NULL), &again, p, p < 13 ? k + p * HEADS * WIDTH : junk, p < 13 ? v + p * HEADS * WIDTH : junk);
+    for (int p = 13; p < N; p++) kv_store(kernel_find(NULL), &again, p, k + p * HEADS * WIDTH, v + p * HEADS * WIDTH);
+    CHECK(memcmp(straight.k, again.k, n_k * sizeof *keys) == 0 && memcmp(straight.v, again.v, n_v * sizeof *values) == 0,
           "stored again after a rewind");
     int good = 1;
     for (int p = 0; p < N; p++) {
@@ -344,7 +351,7 @@ static void test_kv_order(void) {
                 size_t in_k = ((size_t)(h * 3 + p / LANES) * WIDTH + (size_t)d) * LANES + (size_t)(p % LANES);
                 size_t in_v = ((size_t)h * 48 + (size_t)p) * 16 + (size_t)d;
                 size_t given = (size_t)((p * HEADS + h) * WIDTH + d);
-                good = good && straight.k[in_k] == k[given] && straight.v[in_v] == v[given];
+                good = good && keys[in_k] == k[given] && values[in_v] == v[given];
             }
         }
     }
@@ -385,9 +392,9 @@ static void test_sha256(void) {
 
 int main(void) {
     test_golden();
-    test_properties();
+    for (int i = 0; smol_kernel(i); i++) test_properties(kernel_find(smol_kernel(i))->ops);
     test_kernels();
-    test_matmul();
+    test_multiply();
     test_attention();
     test_kv_order();
     test_sha256();
