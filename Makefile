@@ -7,6 +7,7 @@
 # make fuzz     libFuzzer on the pictures, the tokenizer and the model file, FUZZ_SECONDS each (60)
 # make bench    how fast this machine is with the demonstration model and with random weights of the released shapes
 # make bench-peers  the same against llama.cpp, torch and OpenVINO: see bench/README.md
+# make mcu      the demonstration model on two microcontrollers in qemu, compared with this machine
 # make clean    removes what was built
 
 CC = cc
@@ -80,7 +81,10 @@ $(BUILD)/bench/bench: $(wildcard bench/*.[ch]) $(ENGINE:%=$(BUILD)/%.o) $(BUILD)
 	@mkdir -p $(BUILD)/bench
 	$(COMPILE) $(filter %.c %.o,$^) -o $@ -lm
 
+mcu: run
+	ports/cortex-m/check.sh
+
 clean:
 	rm -rf run build
 
-.PHONY: demo check debug test oracle fuzz clean
+.PHONY: demo check debug test oracle fuzz mcu clean
