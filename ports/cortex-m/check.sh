@@ -79,9 +79,20 @@ lacks_memory() {
     check "too little memory: last line" "$(printf '%s\n' "$said" | tail -1)" "smol: the arena is too small"
 }
 
+# TYPE: the demonstration model in that type of weights.
+quantised() {
+    export=../../export/export.py
+    if ! ../../.venv/bin/python $export $demo --type "$1" -o ../../build/mcu/demo-"$1".smol --quiet; then
+        echo "make mcu: $1 skipped, there is no .venv with numpy (make test sets it up)"
+        return 1
+    fi
+}
+
 demo=../../models/demo
+mkdir -p ../../build/mcu
 both $demo/demo.smol $demo/pictures/11_colour.png "Is there a blue shape?" 0
-both $demo/demo.smol $demo/pictures/06_display.png "Read the meter." 1
+quantised q8 && both ../../build/mcu/demo-q8.smol $demo/pictures/11_colour.png "Is there a blue shape?" 0
+quantised q4 && both ../../build/mcu/demo-q4.smol $demo/pictures/06_display.png "Read the meter." 1
 lacks_memory
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
