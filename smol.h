@@ -104,7 +104,7 @@ typedef struct {
 // The tables of byte-pair encoding, in place in the file.
 typedef struct {
     const uint8_t *byte_id, *token_offset, *merges, *special, *chars, *bytes;
-    uint32_t n_tokens, n_merges, n_special, n_chars, pretokenizer, add_bos;
+    uint32_t n_tokens, n_merges, n_special, n_chars, pretokenizer, first_token;
 } SmolVocab;
 
 // A checked view of a model file. Holds pointers into the caller's bytes, which must outlive it.
@@ -221,7 +221,8 @@ typedef struct {
 // UTF-8 in a message becomes U+FFFD.
 int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_messages, SmolPrompt *out, SmolErr *err);
 
-// No template: the pictures' markers, then the text as it is. special 1: control tokens in the text are recognised.
+// No template: the token that the model's texts begin with, if they do, the pictures' markers, then the text as it is. special 1:
+// control tokens in the text are recognised, and none is put before it.
 int smol_prompt_raw(const SmolModel *m, const SmolMessage *message, int special, SmolPrompt *out, SmolErr *err);
 
 // The scratch bytes that smol_tokenize needs for n_text bytes, SIZE_MAX if that is too much.

@@ -348,10 +348,10 @@ int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_mess
 
 int smol_prompt_raw(const SmolModel *m, const SmolMessage *message, int special, SmolPrompt *out, SmolErr *err) {
     Writer w = begin_prompt(out, err);
-    if (!special && m->vocab.add_bos && (uint32_t)m->config.bos_id < m->vocab.n_tokens) {
+    if (!special && m->vocab.first_token > 0) {
         size_t n;
-        const uint8_t *bos = vocab_token(&m->vocab, (uint32_t)m->config.bos_id, &n);
-        put_bytes(&w, (const char *)bos, n);
+        const uint8_t *first = vocab_token(&m->vocab, m->vocab.first_token - 1, &n);
+        put_bytes(&w, (const char *)first, n);
     }
     put_content(&w, &m->config, message, !special);
     return w.code;

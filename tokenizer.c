@@ -154,13 +154,14 @@ static int check_header(SmolVocab *v, const uint8_t *bytes, int vocab_size, Smol
     v->n_special = get_u32(bytes + 8);
     v->pretokenizer = get_u32(bytes + 12);
     v->n_chars = get_u32(bytes + 20);
-    v->add_bos = get_u32(bytes + 24);
+    v->first_token = get_u32(bytes + 24);
     if (vocab_size < 1 || v->n_tokens != (uint32_t)vocab_size)
         return fail(err, SMOL_E_FORMAT, "tokenizer: %u tokens, but vocab_size is %d", v->n_tokens, vocab_size);
     if (v->pretokenizer < WORDS_SMOLLM || v->pretokenizer > WORDS_SENTENCEPIECE)
         return fail(err, SMOL_E_FORMAT, "tokenizer: pre-tokenizer %u is unknown", v->pretokenizer);
-    if (v->add_bos > 1 || get_u32(bytes + 28) || (v->n_chars && v->pretokenizer != WORDS_SENTENCEPIECE))
-        return fail(err, SMOL_E_FORMAT, "tokenizer: n_chars %u, add_bos %u or the reserved field has no meaning", v->n_chars, v->add_bos);
+    if (v->first_token > v->n_tokens || get_u32(bytes + 28) || (v->n_chars && v->pretokenizer != WORDS_SENTENCEPIECE))
+        return fail(err, SMOL_E_FORMAT, "tokenizer: n_chars %u, first_token %u or the reserved field has no meaning", v->n_chars,
+                    v->first_token);
     return 0;
 }
 

@@ -388,7 +388,7 @@ static void test_refused(const SmolVocab *v) {
     refused(section + 12, 4, "pre-tokenizer");
     refused(section + 12, 0, "pre-tokenizer");
     refused(section + 20, 1, "n_chars");
-    refused(section + 24, 2, "add_bos");
+    refused(section + 24, VOCAB_SIZE + 1, "first_token");
     refused(section + 28, 1, "reserved");
     refused(section + 4, UINT32_MAX, "do not add up");
     refused(section + 16, last - 1, "do not add up");

@@ -481,7 +481,7 @@ def steps(spec):
 
 REFUSED = {  # what is changed, and a word of the error
     "normalizer": (lambda s: s.update(normalizer={"type": "NFC"}), "normalizer"),
-    "post_processor": (lambda s: s.update(post_processor={"type": "ByteLevel"}), "post_processor"),
+    "post_processor": (lambda s: s.update(post_processor={"type": "RobertaProcessing"}), "post_processor"),
     "no model": (lambda s: s.pop("model"), "model"),
     "unigram": (lambda s: s["model"].update(type="Unigram"), "Unigram"),
     "byte_fallback": (lambda s: s["model"].update(byte_fallback=True), "byte_fallback"),
