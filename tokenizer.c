@@ -203,6 +203,11 @@ const char *smol_token_text(const SmolModel *m, int32_t id, size_t *n) {
 
 // ---- byte-pair encoding ----
 
+// The bytes that added tokens begin with.
+typedef struct {
+    uint8_t first[256], second[256];
+} Begins;
+
 // A word of n places, at first a token each. A token that grows to the right keeps its first place. The pair of the
 // lowest rank is found by a tournament (Knuth 5.2.3) with n leaves: node k plays the winners of its children 2 k and
 // 2 k + 1 against each other, and node 1 is the final. So a word takes n log n steps, however long it is.
@@ -212,7 +217,7 @@ typedef struct {
     uint32_t *span;    // (n) its number of places, kept at its first and its last place to step both ways
     uint32_t *rank;    // (n) of the pair that it makes with the next token; NO_PAIR if none, or if no token begins here
     uint32_t *winner;  // (n) place of the lowest rank below node k, the leftmost of equals
-    uint8_t first_piece[256];  // bytes that a user-defined piece begins with
+    Begins pieces;     // of the user-defined pieces
 } Word;
 
 static int take_word(Word *w, SmolArena *arena, size_t n, SmolErr *err) {
@@ -333,15 +338,20 @@ static size_t match_special(const SmolVocab *v, const uint8_t *s, size_t n, int 
     return best;
 }
 
-// Notes which bytes the added tokens of one kind begin with.
-static void note_first(const SmolVocab *v, int user_defined, uint8_t first[256]) {
-    memset(first, 0, 256);
+static void note_begins(const SmolVocab *v, int user_defined, Begins *b) {
+    memset(b, 0, sizeof *b);
     for (uint32_t i = 0; i < v->n_special; i++) {
         size_t n;
-        const uint8_t *row = special_row(v, i);
-        if ((get_u32(row + 4) == USER_DEFINED) == user_defined) first[*vocab_token(v, get_u32(row), &n)] = 1;
+        const uint8_t *row = special_row(v, i), *text = vocab_token(v, get_u32(row), &n);
+        if ((get_u32(row + 4) == USER_DEFINED) != user_defined) continue;
+        b->first[text[0]] = 1;
+        if (n > 1) b->second[text[1]] = 1;
+        else memset(b->second, 1, sizeof b->second);
     }
 }
+
+// Whether an added token can begin with s[0 .. n - 1], n >= 1: nearly always not, so that few places need a look at them all.
+static int may_begin(const Begins *b, const uint8_t *s, size_t n) { return b->first[s[0]] && (n < 2 || b->second[s[1]]); }
 
 // Tokens of text without control tokens. SentencePiece puts a space before it and keeps its user-defined pieces whole.
 static size_t encode_text(const SmolVocab *v, const uint8_t *s, size_t n, int32_t *ids, Word *w) {
@@ -350,7 +360,7 @@ static size_t encode_text(const SmolVocab *v, const uint8_t *s, size_t n, int32_
     int32_t id = 0;
     if (n == 0) return 0;
     while (i < n) {
-        if (!w->first_piece[s[i]] || !(length = match_special(v, s + i, n - i, 1, &id))) {
+        if (!may_begin(&w->pieces, s + i, n - i) || !(length = match_special(v, s + i, n - i, 1, &id))) {
             i++;
             continue;
         }
@@ -394,10 +404,10 @@ long smol_tokenize(const SmolModel *m, const SmolPrompt *prompt, int32_t *ids, S
     if (!code && !w.span) code = fail(err, SMOL_E_MEMORY, "the tokenizer needs scratch memory");
     if (code) return code;
 
-    uint8_t first[256];
+    Begins control;
     size_t n;
-    note_first(v, 0, first);
-    note_first(v, 1, w.first_piece);
+    note_begins(v, 0, &control);
+    note_begins(v, 1, &w.pieces);
 
     size_t n_ids = 0, begin = 0, i = 0, k = 0;  // text[begin ..] waits, text[i] is looked at, user[k] lies ahead
     while (i < prompt->n_text) {
@@ -405,7 +415,7 @@ long smol_tokenize(const SmolModel *m, const SmolPrompt *prompt, int32_t *ids, S
         int32_t id = 0;
         if (i == trusted) {
             i = prompt->user[k++].end;
-        } else if (!first[text[i]] || !(n = match_special(v, text + i, trusted - i, 0, &id))) {
+        } else if (!may_begin(&control, text + i, trusted - i) || !(n = match_special(v, text + i, trusted - i, 0, &id))) {
             i++;
         } else {
             n_ids += encode_text(v, text + begin, i - begin, ids + n_ids, &w);
