@@ -107,7 +107,7 @@ METASPACES = [{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": s
 # What every other part must be. A missing key counts as None: old files leave out keys that are off.
 OFF_AT_TOP = ("truncation", "padding")
 OFF_IN_MODEL = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
-OFF_IN_ADDED = ("single_word", "lstrip", "rstrip")
+OFF_IN_ADDED = ("single_word", "lstrip", "rstrip", "normalized")
 TEXT = {"Sequence": {"id": "A", "type_id": 0}}
 
 
@@ -186,7 +186,6 @@ def read_added(tok, tokens):
                 f"added token {text!r} has id {i}, vocab_size is {len(tokens)}")
         for key in OFF_IN_ADDED:
             require(not a.get(key), f"added token {text!r}: {key} is not supported")
-        require(not a.get("normalized") or tok.get("normalizer") is None, f"added token {text!r}: normalized is not supported")
         raw = text.encode("utf-8")
         require(i not in special, f"two added tokens have id {i}")
         require(tokens[i] in (None, raw), f"added token {text!r} has the id of another token, {i}")
