@@ -28,8 +28,9 @@ from header import HEADER_BYTES, find, pack_header, read_config, read_sources
 from consolidated import Consolidated, is_consolidated
 from gguf_file import GgufFile, is_gguf
 from random_weights import RandomWeights
-from source import SMOLVLM, ExportError, Folder, chat_template, is_smolvlm_template, require
-from tokenizer import tokenizer_section
+from source import SMOLVLM, ExportError, Folder, require
+from template import NAMES, find_template
+from tokenizer import puts_space, tokenizer_file, tokenizer_section
 
 EXPORTER = "smol.c export 0.1"
 ENTRY_BYTES = 160
@@ -285,16 +286,16 @@ def export(source, out, weights="f32", revision=None, seed=None, quiet=False):
     require(os.access(parent, os.W_OK), f"{out}: the folder {parent} cannot be written to")
     sources = read_sources(folder)
     c = read_config(sources)
-    tokenizer = tokenizer_section(folder.json("tokenizer.json"), c.vocab_size)
+    tokenizer = tokenizer_section(tokenizer_file(folder), c.vocab_size)
     if c.family == SMOLVLM:
         check_image_token(folder, c)
-    c.template = int(is_smolvlm_template(chat_template(folder) or ""))
+    c.template, warning = find_template(folder, puts_space(tokenizer))
     c.weight_type = list(WEIGHT_TYPES).index(weights)
     checkpoint = find_weights(folder, c, sources) if seed is None else invent_weights(folder, c, sources, seed)
     with progress("check", sum(os.path.getsize(folder.file(name)) for name in folder.used), quiet) as bar:
         provenance = pack_provenance(folder, bar)
-    if not c.template:
-        print("export: warning: the chat template is missing or not SmolVLM's; run will need --raw", file=sys.stderr)
+    if warning:
+        print(f"export: warning: {warning}", file=sys.stderr)
     placed = place(c, tokenizer, provenance)
     sections = [(0, pack_header(c)), (c.tokenizer_offset, tokenizer), (c.provenance_offset, provenance)]
     unfinished = f"{out}.{os.getpid()}.tmp"
@@ -319,7 +320,7 @@ def report(out, c, sha256):
           f"{c.head_dim}, vocabulary {c.vocab_size}{', tied' if c.tied else ''}, rope theta {c.rope_theta:g}")
     if c.family == SMOLVLM:
         report_pictures(c)
-    print(f"chat      {'SmolVLM' if c.template else 'no template'}, context up to {c.max_positions}")
+    print(f"chat      {NAMES[c.template]}, context up to {c.max_positions}")
     print(f"file      {out}, {c.n_tensors} tensors, {c.file_bytes:,} bytes")
     print(f"sha256    {sha256}")
 

@@ -1,4 +1,4 @@
-"""The Hugging Face side of the exporter: a folder's JSON files, chat template and tensors.
+"""The Hugging Face side of the exporter: a folder's files and tensors.
 
 Nothing here knows the .smol format. Every file that is read is remembered, so that the provenance can name it. Two other
 sources are seen as if they were such a folder: Mistral's own files (consolidated.py) and GGUF (gguf_file.py).
@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 HUB_FILES = [
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "video_preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.json",
-    "chat_template.jinja", "README.md", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
+    "chat_template.jinja", "tekken.json", "tokenizer.model", "tokenizer.model.v*", "README.md",
+    "model.safetensors", "model-*.safetensors", "model.safetensors.index.json",
     "params.json",  # so that a repository with Mistral's own files alone is known
 ]
 
@@ -131,60 +132,6 @@ def download(repo, revision, files):
         return snapshot_download(repo, revision=revision, allow_patterns=files)
     except Exception as e:  # a dozen kinds, from no network to no permission; all have a text
         raise ExportError(f"{repo}: cannot fetch it from the hub: {str(e) or type(e).__name__}") from None
-
-
-# ---- the chat template ----
-
-def chat_template(folder):
-    """The template's text, wherever that generation of transformers put it, or None."""
-    if folder.has("chat_template.jinja"):
-        return folder.text("chat_template.jinja")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        template = folder.json(name, optional=True).get("chat_template")
-        if isinstance(template, list):  # several named ones
-            template = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}.get("default")
-        if isinstance(template, str):
-            return template
-    return None
-
-
-IMAGE = None  # in the conversations below
-CONVERSATIONS = [
-    [("user", "What is the capital of France?")],
-    [("user", IMAGE, "Can you describe this image?")],
-    [("user", "What colour is the car? ", IMAGE)],
-    [("user", IMAGE, IMAGE, "Compare.", " Briefly.")],
-    [("system", "You are  a helpful\nassistant."), ("user", IMAGE, "What is <this>?")],
-    [("user", IMAGE, "Describe."), ("assistant", "A cat."), ("user", "What breed?"), ("assistant", " Siamese & co")],
-]
-
-
-def smolvlm_chat(messages, cue):
-    """SmolVLM's chat format: what the engine writes, and what a template must write to be called SmolVLM's."""
-    text = "<|im_start|>"
-    for role, *items in messages:
-        text += role.capitalize() + (":" if items[0] is IMAGE else ": ")
-        text += "".join("<image>" if item is IMAGE else item for item in items) + "<end_of_utterance>\n"
-    return text + ("Assistant:" if cue else "")
-
-
-def is_smolvlm_template(template):
-    """Renders the conversations as transformers would. Comparing what comes out, not the template's own text, lets
-    later revisions through (a branch for videos, other line breaks)."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    try:
-        compiled = environment.from_string(template)
-        for messages in CONVERSATIONS:
-            chat = [{"role": role, "content": [{"type": "image"} if item is IMAGE else {"type": "text", "text": item}
-                                               for item in items]} for role, *items in messages]
-            for cue in (False, True):
-                if compiled.render(messages=chat, add_generation_prompt=cue) != smolvlm_chat(messages, cue):
-                    return False
-    except Exception:  # a template is a program: whatever goes wrong in it, it is not SmolVLM's
-        return False
-    return True
 
 
 # ---- the tensors ----

@@ -436,6 +436,11 @@ def tokenizer_section(source, vocab_size):
         raise ValueError(f"{name}: {e}") from None
 
 
+def puts_space(section):
+    """Whether a section's tokenizer puts a space before a text."""
+    return section[12] == SENTENCEPIECE
+
+
 if __name__ == "__main__":
     section = tokenizer_section(sys.argv[1], int(sys.argv[2]))
     with open(sys.argv[3], "wb") as out:

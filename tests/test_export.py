@@ -24,6 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "export")]
 import export  # noqa: E402
 import header  # noqa: E402
 import source  # noqa: E402
+import template  # noqa: E402
 from smol_file import F32, F32X16, NONE, Q4, Q8, SmolFile, header_table  # noqa: E402
 from tiny_model import CHAT_TEMPLATE, DEFAULTS, make_folder, read_json, write_json  # noqa: E402
 
@@ -287,7 +288,7 @@ def test_real_configurations(name, expected, tmp_path):
                     video_max_frames=64, video_fps=1, do_image_splitting=1, resample=1, rescale_factor=1 / 255,
                     image_mean=[0.5] * 3, image_std=[0.5] * 3)
     assert {k: getattr(c, k) for k in expected} == expected
-    assert source.is_smolvlm_template(source.chat_template(source.Folder(str(folder))))
+    assert template.find_template(source.Folder(str(folder)), False) == (template.SMOLVLM, None)
     export.tokenizer_section(ASSETS / "tokenizer_smolvlm" / "tokenizer.json", c.vocab_size)
     compare_with_autoconfig(folder, c)
     c.tied = 0
