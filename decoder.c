@@ -28,14 +28,13 @@ static int embed(SmolEngine *e, const int32_t *ids, int n_tok, const float *feat
     return used;
 }
 
-// Threads for what is done token by token between the products: a few tokens are done sooner by one.
-static int token_threads(const SmolEngine *e, int n_tok) { return n_tok < 16 ? 1 : e->limits.n_threads; }
+#define FEW 16  // tokens: what is done token by token between the products is done sooner by one thread
 
 static void normalise(SmolEngine *e, int weight, int n_tok) {
     const SmolConfig *c = &e->model->config;
     int ld = round_up(c->dim, LANES);
     const float *w = engine_vector(e, weight);
-#pragma omp parallel for num_threads(token_threads(e, n_tok))
+#pragma omp parallel for num_threads(e->limits.n_threads) if (n_tok >= FEW)
     for (int t = 0; t < n_tok; t++) {
         e->kernel->ops->rmsnorm(row_of(e->xb, t, ld), row_of(e->x, t, ld), w, c->dim, c->rms_norm_eps);
     }
@@ -44,7 +43,7 @@ static void normalise(SmolEngine *e, int weight, int n_tok) {
 // x += xb
 static void add_residual(SmolEngine *e, int n_tok) {
     int dim = e->model->config.dim, ld = round_up(dim, LANES);
-#pragma omp parallel for num_threads(token_threads(e, n_tok))
+#pragma omp parallel for num_threads(e->limits.n_threads) if (n_tok >= FEW)
     for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), dim);
 }
 
@@ -58,7 +57,7 @@ static void rotate_and_store(SmolEngine *e, const KvLayer *kv, int n_tok) {
     const SmolConfig *c = &e->model->config;
     int ldq = round_up(c->n_heads * c->head_dim, LANES), ldk = round_up(c->n_kv_heads * c->head_dim, LANES);
     int half = c->head_dim / 2, lda = round_up(half, LANES);
-#pragma omp parallel for num_threads(token_threads(e, n_tok))
+#pragma omp parallel for num_threads(e->limits.n_threads) if (n_tok >= FEW)
     for (int t = 0; t < n_tok; t++) {
         const float *cos = row_of(e->cos, t, lda), *sin = row_of(e->sin, t, lda);
         for (int h = 0; h < c->n_heads; h++) rope(row_of(e->q, t, ldq) + h * c->head_dim, cos, sin, half);
@@ -91,7 +90,7 @@ static void mlp_half(SmolEngine *e, int i, int n_tok) {
     const Product down = engine_product(e, e->xb, ld, layer + W_DOWN, -1);
     normalise(e, layer + NORM2, n_tok);
     products(e, e->xb, ld, c->dim, gate_up, 2, n_tok);
-#pragma omp parallel for num_threads(token_threads(e, n_tok))
+#pragma omp parallel for num_threads(e->limits.n_threads) if (n_tok >= FEW)
     for (int t = 0; t < n_tok; t++) e->kernel->ops->silu_multiply(row_of(e->h, t, ldh), row_of(e->h2, t, ldh), c->hidden_dim);
     products(e, e->h, ldh, c->hidden_dim, &down, 1, n_tok);
     add_residual(e, n_tok);
@@ -103,7 +102,7 @@ static void forward_batch(SmolEngine *e, int n_tok, int is_last) {
     int ld = round_up(c->dim, LANES), ldv = round_up(c->vocab_size, LANES), half = c->head_dim / 2, lda = round_up(half, LANES);
     const float *inv_freq = engine_vector(e, e->at.inv_freq);
     const Product head = engine_product(e, e->logits, ldv, e->at.lm_head, -1);
-#pragma omp parallel for num_threads(token_threads(e, n_tok))
+#pragma omp parallel for num_threads(e->limits.n_threads) if (n_tok >= FEW)
     for (int t = 0; t < n_tok; t++) rope_angles(row_of(e->cos, t, lda), row_of(e->sin, t, lda), inv_freq, half, e->position + t);
     engine_trace(e, "inputs_embeds", -1, e->x, n_tok, c->dim, ld);
     for (int i = 0; i < c->n_layers; i++) {

@@ -214,9 +214,8 @@ TARGET static float softmax_int8(int8_t *q, float *scale, int32_t *offset, const
     }
     for (int i = 0, b = 0; i < n; i += Q8_BLOCK, b++) {
         int length = n - i < Q8_BLOCK ? n - i : Q8_BLOCK, sum_q = 0;
-        float shift = -scale[b] * binary;
         for (int j = 0; j < length; j++) {
-            int32_t v = exp2_127(fmaf(x[i + j], binary, shift));
+            int32_t v = exp2_127((x[i + j] - scale[b]) * binary);  // never above 0, however large x is
             q[i + j] = (int8_t)v;
             sum_q += v;
         }
