@@ -8,6 +8,7 @@
 # make fuzz     libFuzzer on the pictures, the tokenizer and the model file, FUZZ_SECONDS each (60)
 # make bench    how fast this machine is with the demonstration model and with random weights of the released shapes
 # make bench-peers  the same against llama.cpp, torch and OpenVINO: see bench/README.md
+# make bench-pictures  a photo of 12 megapixels: decoding beside djpeg (Debian's libjpeg-turbo-progs), resize and cut
 # make mcu      the demonstration model on two microcontrollers in qemu, compared with this machine
 # make clean    removes what was built
 
@@ -101,10 +102,13 @@ $(BUILD)/bench/bench: $(wildcard bench/*.[ch]) $(ENGINE:%=$(BUILD)/%.o) $(BUILD)
 	@mkdir -p $(BUILD)/bench
 	$(COMPILE) $(filter %.c %.o,$^) -o $@ -lm
 
+bench-pictures: .venv/ready
+	.venv/bin/python bench/pictures.py
+
 mcu: run
 	ports/cortex-m/check.sh
 
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check debug test oracle fuzz mcu clean
+.PHONY: demo chat check debug test oracle fuzz mcu bench-pictures clean

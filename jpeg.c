@@ -437,25 +437,37 @@ static inline int clamp16(int v) { return v < -32768 ? -32768 : v > 32767 ? 3276
 
 static inline uint8_t clamp8(int v) { return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v); }
 
-// The 8-point inverse DCT, times 8^(1/2), of Loeffler, Ligtenberg and Moschytz (ICASSP 1989), with cosines as integers
-// of 13 bits; y comes out times 2^13. With x of 16 bits no sum passes 32 bits. The int16_t casts matter for damaged
-// files only: libjpeg-turbo's vector code adds these pairs in 16 bits.
-static inline void idct8(const int x[8], int y[8]) {
-    // Even part: x0 and x4 are a butterfly; x2 and x6 are turned by 6 pi / 16 (three products in place of four).
-    int sum = (int16_t)(x[0] + x[4]) * 8192, difference = (int16_t)(x[0] - x[4]) * 8192;
-    int turn = (x[2] + x[6]) * 4433;       // 2^(1/2) cos(6 pi / 16)
-    int e2 = turn + x[2] * 6270, e6 = turn - x[6] * 15137;
-    int even[4] = {sum + e2, difference + e6, difference - e6, sum - e2};
-    // Odd part: two pairs of rotations that share products.
-    int a = (int16_t)(x[3] + x[7]), b = (int16_t)(x[1] + x[5]);
-    int both = (a + b) * 9633;             // 2^(1/2) cos(3 pi / 16)
-    int s17 = (x[1] + x[7]) * -7373, s35 = (x[3] + x[5]) * -20995;
-    a = both - a * 16069;
-    b = both - b * 3196;
-    int odd[4] = {x[1] * 12299 + s17 + b, x[3] * 25172 + s35 + a, x[5] * 16819 + s35 + b, x[7] * 2446 + s17 + a};
-    for (int i = 0; i < 4; i++) {
-        y[i] = even[i] + odd[i];
-        y[7 - i] = even[i] - odd[i];
+// The 8-point inverse DCT, times 8^(1/2), of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) for eight columns at once: in and
+// y are (8, 8). Cosines are integers of 13 bits, so y comes out times 2^13. All products are of 16 bits by 16 bits and no
+// sum passes 32 bits, so that compilers make short vectors of it. The int16_t casts of sums matter for damaged files only:
+// libjpeg-turbo's vector code adds these pairs in 16 bits.
+static void idct_columns(const int16_t in[64], int32_t y[64]) {
+    for (int i = 0; i < 8; i++) {
+        const int16_t x1 = in[8 + i], x2 = in[16 + i], x3 = in[24 + i], x5 = in[40 + i], x6 = in[48 + i], x7 = in[56 + i];
+        // Even part: x0 and x4 are a butterfly; x2 and x6 are turned by 6 pi / 16.
+        const int16_t sum = (int16_t)(in[i] + in[32 + i]), difference = (int16_t)(in[i] - in[32 + i]);
+        int32_t e2 = x2 * 10703 + x6 * 4433, e6 = x2 * 4433 - x6 * 10704;  // 2^(1/2) cos(2 pi / 16), cos(6 pi / 16)
+        int32_t even0 = sum * 8192 + e2, even1 = difference * 8192 + e6;
+        int32_t even2 = difference * 8192 - e6, even3 = sum * 8192 - e2;
+        // Odd part: one turn that all share, and one for each pair.
+        const int16_t a = (int16_t)(x3 + x7), b = (int16_t)(x1 + x5);
+        int32_t shared_a = b * 9633 - a * 6436, shared_b = a * 9633 + b * 6437;
+        int32_t odd0 = x1 * 4926 - x7 * 7373 + shared_b, odd3 = shared_a - x7 * 4927 - x1 * 7373;
+        int32_t odd1 = x3 * 4177 - x5 * 20995 + shared_a, odd2 = shared_b - x5 * 4176 - x3 * 20995;
+        y[i] = even0 + odd0, y[56 + i] = even0 - odd0;
+        y[8 + i] = even1 + odd1, y[48 + i] = even1 - odd1;
+        y[16 + i] = even2 + odd2, y[40 + i] = even2 - odd2;
+        y[24 + i] = even3 + odd3, y[32 + i] = even3 - odd3;
+    }
+}
+
+// Transposes (8, 8): one step writes the second half between the first, which moves the highest bit of a place's number to the
+// end; after three of them rows are columns. Compilers have instructions for such a step, not for a transposition.
+static void transpose(int16_t x[64]) {
+    int16_t y[64];
+    for (int step = 0; step < 3; step++) {
+        for (int i = 0; i < 32; i++) y[2 * i] = x[i], y[2 * i + 1] = x[32 + i];
+        memcpy(x, y, sizeof y);
     }
 }
 
@@ -467,22 +479,23 @@ static void idct_block(const int16_t *block, const uint16_t *quant, int last, ui
         for (int i = 0; i < 8; i++) memset(out + (size_t)i * stride, v, 8);
         return;
     }
-    int16_t columns[64];
-    int x[8], y[8], below = 0;
-    for (int k = 8; k < 64; k++) below |= block[k];
-    for (int i = 0; i < 8; i++) {
-        for (int k = 0; k < 8; k++) x[k] = (int16_t)(block[8 * k + i] * quant[8 * k + i]);
-        if (below == 0) {  // only the first row: all columns are flat
-            for (int k = 0; k < 8; k++) columns[8 * k + i] = (int16_t)(x[0] * 4);
-            continue;
-        }
-        idct8(x, y);
-        for (int k = 0; k < 8; k++) columns[8 * k + i] = (int16_t)clamp16((y[k] + (1 << 10)) >> 11);
+    int16_t x[64];
+    int32_t y[64];
+    int below = 0;
+    for (int i = 8; i < 64; i++) below |= block[i];
+    for (int i = 0; i < 64; i++) x[i] = (int16_t)(block[i] * quant[i]);
+    if (below) {
+        idct_columns(x, y);
+        for (int i = 0; i < 64; i++) x[i] = (int16_t)clamp16((y[i] + (1 << 10)) >> 11);
+    } else {  // only the first row: all columns are flat, and in damaged files they wrap round
+        for (int i = 63; i >= 0; i--) x[i] = (int16_t)(x[i % 8] * 4);
     }
-    for (int i = 0; i < 8; i++, out += stride) {
-        for (int k = 0; k < 8; k++) x[k] = columns[8 * i + k];
-        idct8(x, y);
-        for (int k = 0; k < 8; k++) out[k] = clamp8(((y[k] + (1 << 17)) >> 18) + 128);
+    transpose(x);
+    idct_columns(x, y);
+    for (int i = 0; i < 64; i++) x[i] = (int16_t)((y[i] + (1 << 17)) >> 18);
+    transpose(x);
+    for (int k = 0; k < 8; k++, out += stride) {
+        for (int i = 0; i < 8; i++) out[i] = clamp8(x[8 * k + i] + 128);
     }
 }
 
@@ -686,6 +699,8 @@ static int decode_scans(Jpeg *j, SmolErr *err) {
 
 // ---- upsampling ----
 
+enum { STRIP = 64 };  // samples of a row that are treated together
+
 // Doubles a row of n > 2: each new sample is 3/4 of the nearer old one and 1/4 of the next. Of two new samples one is
 // rounded down at a half and one up, so that the picture does not drift.
 static void double_row(const uint8_t *in, int n, uint8_t *out) {
@@ -699,22 +714,21 @@ static void double_row(const uint8_t *in, int n, uint8_t *out) {
     out[2 * n - 1] = in[n - 1];
 }
 
-static inline int near_far(const uint8_t *near, const uint8_t *far, int i) { return 3 * near[i] + far[i]; }
+static inline uint16_t near_far(const uint8_t *near, const uint8_t *far, int i) { return (uint16_t)(3 * near[i] + far[i]); }
 
-// The same in both directions: weights 9, 3, 3, 1 of 16.
+// The same in both directions: weights 9, 3, 3, 1 of 16. Beyond its ends a row goes on with its last sample.
 static void double_rows(const uint8_t *near, const uint8_t *far, int n, uint8_t *out) {
-    int before, here = near_far(near, far, 0), after = near_far(near, far, 1);
-    out[0] = (uint8_t)((4 * here + 8) >> 4);
-    out[1] = (uint8_t)((3 * here + after + 7) >> 4);
-    for (int i = 1; i < n - 1; i++) {
-        before = here;
-        here = after;
-        after = near_far(near, far, i + 1);
-        out[2 * i] = (uint8_t)((3 * here + before + 8) >> 4);
-        out[2 * i + 1] = (uint8_t)((3 * here + after + 7) >> 4);
+    for (int x = 0; x < n; x += STRIP, out += 2 * STRIP) {
+        uint16_t sum[STRIP + 2];  // of column x - 1 on
+        int m = n - x < STRIP ? n - x : STRIP;
+        for (int i = 0; i < m; i++) sum[i + 1] = near_far(near, far, x + i);
+        sum[0] = x ? near_far(near, far, x - 1) : sum[1];
+        sum[m + 1] = x + m < n ? near_far(near, far, x + m) : sum[m];
+        for (int i = 0; i < m; i++) {
+            out[2 * i] = (uint8_t)((3 * sum[i + 1] + sum[i] + 8) >> 4);
+            out[2 * i + 1] = (uint8_t)((3 * sum[i + 1] + sum[i + 2] + 7) >> 4);
+        }
     }
-    out[2 * n - 2] = (uint8_t)((3 * after + here + 8) >> 4);
-    out[2 * n - 1] = (uint8_t)((4 * after + 7) >> 4);
 }
 
 // Row y of the picture from component c: in its plane, or made in buffer (frame width + 4).
@@ -741,13 +755,30 @@ static const uint8_t *upsampled_row(const Frame *f, const Component *c, int y, u
 
 // ---- colour ----
 
-// YCbCr of JFIF (ITU-R BT.601, full range): factors times 2^16, shifts round down also below zero.
+// n <= STRIP samples. Factors times 2^16, shifts round down also below zero; whole numbers are split off, so that a factor
+// has 16 bits.
+static void ycc_strip(const uint8_t *restrict y, const uint8_t *restrict cb, const uint8_t *restrict cr, int n,
+                      uint8_t rgb[restrict 3][STRIP]) {
+    for (int i = 0; i < n; i++) {
+        const int16_t b = (int16_t)(cb[i] - 128), r = (int16_t)(cr[i] - 128);
+        int16_t red = (int16_t)(y[i] + r + ((26345 * r + 32768) >> 16));                 // 1.402
+        int16_t green = (int16_t)(y[i] - r + ((18734 * r - 22554 * b + 32768) >> 16));   // 0.344136, 0.714136
+        int16_t blue = (int16_t)(y[i] + 2 * b + ((-14942 * b + 32768) >> 16));           // 1.772
+        rgb[0][i] = clamp8(red);
+        rgb[1][i] = clamp8(green);
+        rgb[2][i] = clamp8(blue);
+    }
+}
+
+// YCbCr of JFIF (ITU-R BT.601, full range).
 static void ycc_to_rgb(const uint8_t *const in[3], int n, uint8_t *rgb) {
-    for (int i = 0; i < n; i++, rgb += 3) {
-        int y = in[0][i], cb = in[1][i] - 128, cr = in[2][i] - 128;
-        rgb[0] = clamp8(y + ((91881 * cr + 32768) >> 16));                 // 1.402
-        rgb[1] = clamp8(y + ((-22554 * cb - 46802 * cr + 32768) >> 16));   // 0.344136, 0.714136
-        rgb[2] = clamp8(y + ((116130 * cb + 32768) >> 16));                // 1.772
+    uint8_t strip[3][STRIP];
+    for (int x = 0; x < n; x += STRIP) {
+        int m = n - x < STRIP ? n - x : STRIP;
+        ycc_strip(in[0] + x, in[1] + x, in[2] + x, m, strip);
+        for (int i = 0; i < m; i++, rgb += 3) {
+            for (int k = 0; k < 3; k++) rgb[k] = strip[k][i];
+        }
     }
 }
 
