@@ -1,6 +1,6 @@
 // video.c: the frames of a video, one at a time: a folder of pictures, a Y4M stream, or PPM pictures one after another.
 //
-//     ffmpeg -i in.mp4 -pix_fmt yuv420p -f yuv4mpegpipe - | run MODEL -v - "What happens?"
+//     ffmpeg -i in.mp4 -vf scale=out_color_matrix=bt601 -pix_fmt yuv420p -f yuv4mpegpipe - | run MODEL -v - "What happens?"
 //
 // Which frames are taken depends on how many there are, so a stream is read twice: header after header to count them,
 // then up to the frames that are wanted. What cannot be read twice, standard input and pipes, is first copied to a
@@ -223,7 +223,7 @@ static uint8_t to_sample(int32_t v) {
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
-// BT.601 with 16 bits after the point; video has 16 .. 235 for Y and 16 .. 240 for chroma unless the header says FULL.
+// BT.601, as no header says anything else, with 16 bits after the point; video has 16 .. 235 for Y and 16 .. 240 for chroma unless the header says FULL.
 //     R = Y + 1.402 Cr    G = Y - 0.344136 Cb - 0.714136 Cr    B = Y + 1.772 Cb
 // A pixel takes the chroma sample of the block that it lies in, wherever the format says that the sample sits: no
 // reference fixes that, and the resize to a tile averages much more.
@@ -285,7 +285,8 @@ static int open_stream(Video *v, SmolErr *err) {
     }
     v->kind = PPM;
     if (magic[0] == 'P' && (magic[1] == '5' || magic[1] == '6')) return 0;
-    return bad(err, "not a folder, a Y4M or a PPM stream; this makes one: ffmpeg -i in.mp4 -pix_fmt yuv420p out.y4m");
+    return bad(err, "not a folder, a Y4M or a PPM stream; this makes one: ffmpeg -i in.mp4"
+                    " -vf scale=out_color_matrix=bt601 -pix_fmt yuv420p out.y4m");
 }
 
 // Reads the header of the next frame and finds its bytes, with the header of a PPM; 0 at the end of the stream.

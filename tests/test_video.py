@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import struct
 import subprocess
 from types import SimpleNamespace
@@ -286,6 +287,35 @@ def test_memory_does_not_grow_with_the_length(plain, model, tmp_path):
                 done = subprocess.run(plain.command(args), env=plain.env, stdin=stdin, capture_output=True, check=True)
                 peaks.append(json.loads(done.stdout)["memory"]["peak_bytes"])
         assert max(peaks) - min(peaks) < 512 << 10, peaks
+
+
+# ---- ffmpeg ----
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg")
+def test_what_ffmpeg_writes(plain, model, tmp_path):
+    """The README's line on a clip in HD's colours: the frames are those that ffmpeg itself writes as RGB, but for the
+    resolution of the colours. Then other kinds of streams."""
+    from PIL import Image
+
+    clip = tmp_path / "clip.mp4"  # the name is the README's; inside is what every ffmpeg can write
+    ffmpeg = ["ffmpeg", "-v", "error"]
+    subprocess.run([*ffmpeg, "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25:duration=4", "-vf", "scale=out_color_matrix=bt709",
+                    "-pix_fmt", "yuv420p", "-colorspace", "bt709", "-c:v", "ffv1", "-f", "matroska", clip], check=True)
+
+    def frames(words, *extra):
+        stream = subprocess.run([*ffmpeg, *words], cwd=tmp_path, stdout=subprocess.PIPE, check=True).stdout
+        folder = tmp_path / "-".join(words).replace("/", "")
+        answer = ask(plain, model, "?", "-v", "-", "-n", "1", "--dump-tiles", folder, *extra, stdin=stream)
+        assert answer["video"]["duration"] == 4 and answer["video"]["frames"] == 4
+        return np.array([np.asarray(Image.open(folder / name)) for name in sorted(os.listdir(folder))], int)
+    line = re.search(r"^    ffmpeg (-i clip.mp4 .* -) \| ./run ", open(os.path.join(ROOT, "README.md")).read(), re.M)[1]
+    as_rgb = frames(["-i", "clip.mp4", "-f", "image2pipe", "-c:v", "ppm", "-"], "--fps", "25")
+    assert np.abs(frames(line.split()) - as_rgb).mean() < 1
+    for pixels in ("yuv422p", "yuv444p", "yuvj420p"):
+        words = line.replace("yuv420p", pixels).split()
+        assert np.abs(frames(words) - as_rgb).mean() < 1, pixels
+    gray = frames(line.replace("yuv420p", "gray").split())
+    assert (np.ptp(gray, -1) == 0).all() and gray.std() > 20
 
 
 # ---- what does not fit ----
