@@ -29,9 +29,13 @@ CONFIG = {
     "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta", "context_length": "max_position_embeddings",
 }
-# tokenizer.ggml.pre, and tokenizer.ggml.token_type: the others are unused places and bytes, which byte-level BPE does not have
-PRE_TOKENIZERS = {"smollm": tokenizer.PRE_TOKENIZER}
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+# tokenizer.ggml.pre; whether a text begins with the BOS where the file does not say it; tokenizer.json's ignore_merges
+PRE_TOKENIZERS = {
+    "smollm": (tokenizer.PRE_TOKENIZER, False, False),
+    "tekken": ({"type": "Sequence", "pretokenizers": tokenizer.TEKKEN_STEPS}, True, True),
+}
+# tokenizer.ggml.token_type: the others are unused places and bytes, which byte-level BPE does not have
+NORMAL, CONTROL, USER_DEFINED = tokenizer.NORMAL, tokenizer.CONTROL_PIECE, tokenizer.USER_PIECE
 
 
 def is_gguf(path):
@@ -93,16 +97,26 @@ class GgufFile(Folder):
         eos = sorted({i for i in ids[2:] if i is not None})
         return {"bos_token_id": ids[0], "pad_token_id": ids[1], "eos_token_id": eos}
 
+    def first_token(self, default):
+        """The token that a text begins with, or None."""
+        return self.fields.get("tokenizer.ggml.bos_token_id") if self.fields.get("tokenizer.ggml.add_bos_token", default) else None
+
     def tokenizer(self):
-        """tokenizer.json of a byte-level BPE."""
+        """What tokenizer_section takes: tokenizer.json of a byte-level BPE, or the pieces of SentencePiece."""
         model, pre = self.fields.get("tokenizer.ggml.model"), self.fields.get("tokenizer.ggml.pre")
-        require(model == "gpt2" and pre in PRE_TOKENIZERS,
-                f"{self.name}: tokenizer.ggml.model {model!r} with tokenizer.ggml.pre {pre!r} is not supported")
+        known = model == "gpt2" and pre in PRE_TOKENIZERS or model == "llama" and self.fields.get("tokenizer.ggml.add_space_prefix", True)
+        require(known, f"{self.name}: tokenizer.ggml.model {model!r} with tokenizer.ggml.pre {pre!r} is not supported")
         tokens, kinds = self.field("tokenizer.ggml.tokens", list), self.field("tokenizer.ggml.token_type", list)
         require(len(tokens) == len(kinds), f"{self.name}: {len(tokens)} tokens have {len(kinds)} types")
+        if model == "llama":
+            scores = self.field("tokenizer.ggml.scores", list)
+            require(len(tokens) == len(scores), f"{self.name}: {len(tokens)} tokens have {len(scores)} scores")
+            return {"pieces": list(zip(tokens, scores, kinds)), "bos": self.first_token(True)}
+        steps, begins, ignore_merges = PRE_TOKENIZERS[pre]
+        bos = self.first_token(begins)
         return {
-            "pre_tokenizer": PRE_TOKENIZERS[pre], "decoder": {"type": "ByteLevel"},
-            "model": {"type": "BPE", "merges": self.field("tokenizer.ggml.merges", list),
+            "pre_tokenizer": steps, "decoder": {"type": "ByteLevel"}, "post_processor": tokenizer.puts_first(bos),
+            "model": {"type": "BPE", "merges": self.field("tokenizer.ggml.merges", list), "ignore_merges": ignore_merges,
                       "vocab": {text: i for i, (text, kind) in enumerate(zip(tokens, kinds)) if kind == NORMAL}},
             "added_tokens": [{"id": i, "content": text, "special": kind == CONTROL}
                              for i, (text, kind) in enumerate(zip(tokens, kinds)) if kind in (CONTROL, USER_DEFINED)],

@@ -170,6 +170,12 @@ def first_token(post):
     return ids[0]
 
 
+def puts_first(i):
+    """The post_processor that puts a token before a text; None: none."""
+    single = [{"SpecialToken": {"id": "first", "type_id": 0}}, TEXT]
+    return None if i is None else {"type": "TemplateProcessing", "single": single, "special_tokens": {"first": {"ids": [i]}}}
+
+
 def add_token(tokens, text, i):
     require(isinstance(i, int) and 0 <= i < len(tokens), f"token {text!r} has id {i}, vocab_size is {len(tokens)}")
     require(tokens[i] is None, f"two tokens have id {i}")
