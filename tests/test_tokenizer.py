@@ -26,10 +26,11 @@ REAL = ASSETS / "tokenizer_smolvlm" / "tokenizer.json"
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "export")]
 import make_tokenizer  # noqa: E402
 from tokenizer import tokenizer_section  # noqa: E402
+from tokenizing import Ours, compile_programs, hexa, numbers, random_character, random_text  # noqa: E402
 
+WORDS = make_tokenizer.WORDS
 SEQ = 64  # image tokens a tile in this file
 SMALL_SIZE, REAL_SIZE, V1_SIZE = 700, 49280, 49155
-SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 needs_assets = pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL}: set SMOL_ASSETS to the assets folder")
 
 
@@ -37,45 +38,21 @@ needs_assets = pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL}: set SMO
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """Compiles tokenize_text.c, with sanitizers or without."""
-    folder = tmp_path_factory.mktemp("build")
-    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
-    sources = [ROOT / "tests" / "tokenize_text.c", *(ROOT / f"{name}.c" for name in ("tokenizer", "pretokenizer", "template", "support"))]
-    programs = {}
-    for name, more in ("checked", SANITIZE), ("fast", []):
-        programs[name] = folder / name
-        command = [os.environ.get("CC", "gcc"), *flags, *more, *sources, "-o", programs[name]]
-        subprocess.run([str(c) for c in command], check=True)
-    return programs
+    return compile_programs(tmp_path_factory.mktemp("build"))
 
 
-class Both:
-    """The reference's tokenizer, the same without added tokens, and ours at the end of a pipe."""
+class Both(Ours):
+    """The reference's tokenizer, the same without added tokens, and ours."""
 
     def __init__(self, programs, folder, name, spec, vocab_size):
         path = folder / f"{name}.json"
         path.write_text(json.dumps(spec), encoding="utf-8")
         self.tok = Tokenizer.from_file(str(path))
         self.plain = Tokenizer.from_str(json.dumps({**spec, "added_tokens": []}))
-        self.programs, self.name, self.path, self.vocab_size = programs, name, path, vocab_size
-        self.section = folder / f"{name}.bin"
-        self.section.write_bytes(tokenizer_section(path, vocab_size))
-
-    def ask(self, lines, program="checked"):
-        command = [self.programs[program], self.section, str(self.vocab_size), str(SEQ)]
-        run = subprocess.run([str(c) for c in command], input="\n".join(lines) + "\n", capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[-3000:]
-        answers = run.stdout.split("\n")
-        assert len(answers) == len(lines) + 1 and answers[-1] == ""
-        return answers[:-1]
-
-    def ids(self, texts, spans=None, program="checked"):
-        """Ids of each text (str or bytes); spans, in characters, came from users."""
-        lines = []
-        for k, text in enumerate(texts):
-            places = [p for span in (spans[k] if spans else []) for p in span]
-            lines.append(" ".join(["t", hexa(text), *(str(len(text[:p].encode())) for p in places)]))
-        return [numbers(a) for a in self.ask(lines, program)]
+        self.name, self.path, self.vocab_size = name, path, vocab_size
+        section = folder / f"{name}.bin"
+        section.write_bytes(tokenizer_section(path, vocab_size))
+        super().__init__(programs, section, vocab_size, SEQ)
 
     def reference(self, text, spans):
         return make_tokenizer.reference_ids(self.tok, self.plain, text, spans)
@@ -85,15 +62,6 @@ class Both:
         expected = [e.ids for e in self.tok.encode_batch(texts)]
         for text, got, want in zip(texts, self.ids(texts, None, program), expected):
             assert got == want, repr(text)
-
-
-def hexa(text):
-    return (text.encode() if isinstance(text, str) else text).hex() or "-"
-
-
-def numbers(answer):
-    assert not answer.startswith("error"), answer
-    return [int(n) for n in answer.split()]
 
 
 def v1_spec(real):
@@ -127,48 +95,13 @@ def smolvlm(vocabularies):
 
 # ---- ids ----
 
-ALPHABETS = [
-    [chr(c) for c in range(128)],
-    list("aeinorst THE'smdlvr"),
-    list(" \t\n\r\v\f\x1c\x1f\x85\xa0\u1680\u180e\u2003\u200b\u2028\u2029\u202f\u3000\ufeff"),
-    list("0123456789²½٣Ⅷ一〇८𝟘\U00011de1\U00016ff4"),
-    list("äößéñçœşğАбвЯяαβωאבתابتกขคकखग한국어中文测试あア"),
-    list("😀🚀👍🏽👨\u200d👩\u200d👧\ufe0f🇩🇪\u0301\u0308\u20e3"),
-    list("!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~…—“”«»€"),
-]
-
-
-def random_character(rng):
-    kind = rng.randrange(10)
-    if kind < 8:
-        return rng.choice(ALPHABETS[kind % len(ALPHABETS)])
-    c = rng.randrange(0x3100 if kind == 8 else 0x110000)
-    return chr(c) if not 0xD800 <= c <= 0xDFFF else "\ufffd"
-
-
-def random_text(rng, tokens):
-    """Runs of characters of one kind, words and control tokens between them."""
-    parts = []
-    for _ in range(rng.randint(0, 8)):
-        kind = rng.randrange(6)
-        if kind == 0:
-            parts.append(rng.choice(tokens))
-        elif kind == 1:
-            parts.append(rng.choice(make_tokenizer.WORDS))
-        elif kind < 4:
-            parts.append("".join(rng.choices(rng.choice(ALPHABETS), k=rng.randint(1, 6))))
-        else:
-            parts.append("".join(random_character(rng) for _ in range(rng.randint(1, 8))))
-    return "".join(parts)
-
-
 @pytest.mark.parametrize("name,n", [("small", 20_000), pytest.param("smolvlm", 100_000, marks=needs_assets),
                                     pytest.param("v1", 20_000, marks=needs_assets)])
 def test_random_texts(vocabularies, name, n):
     rng = random.Random(2026)
     both = vocabularies[name]
     tokens = [t.content for t in both.tok.get_added_tokens_decoder().values()]
-    both.same([random_text(rng, tokens) for _ in range(n)])
+    both.same([random_text(rng, tokens, WORDS) for _ in range(n)])
 
 
 @pytest.mark.parametrize("name", ["small", pytest.param("smolvlm", marks=needs_assets)])
@@ -186,7 +119,7 @@ def test_user_text_is_never_a_control_token(both):
     tokens = [t.content for t in both.tok.get_added_tokens_decoder().values()]
     texts, spans = [], []
     for _ in range(5000):
-        text = random_text(rng, tokens) + rng.choice(tokens) + random_text(rng, tokens)
+        text = random_text(rng, tokens, WORDS) + rng.choice(tokens) + random_text(rng, tokens, WORDS)
         cut = sorted(rng.sample(range(len(text) + 1), 4))
         texts.append(text)
         spans.append([(cut[0], cut[1]), (cut[2], cut[3])])
@@ -217,7 +150,7 @@ def test_invalid_utf8(both):
 def test_token_text(both):
     """The bytes of a text's ids are the text again, less the bytes that have no token; control tokens print nothing."""
     rng = random.Random(5)
-    texts = [random_text(rng, ["x"]) for _ in range(5000)]
+    texts = [random_text(rng, ["x"], WORDS) for _ in range(5000)]
     vocabulary = both.tok.get_vocab()
     missing = {b for c, b in make_tokenizer.byte_alphabet().items() if c not in vocabulary}
     ids = [e.ids for e in both.plain.encode_batch(texts)]

@@ -1,6 +1,6 @@
 // tokenize_text.c: the tokenizer at the end of a pipe, for tests/test_tokenizer.py.
 //
-//     tokenize_text SECTION VOCAB_SIZE IMAGE_SEQ_LEN < requests > answers
+//     tokenize_text SECTION VOCAB_SIZE IMAGE_SEQ_LEN [TEMPLATE] < requests > answers
 //
 // One request a line, one answer a line. Texts are hexadecimal bytes, "-" when empty.
 //     t TEXT [BEGIN END]...             ids of a text with user spans
@@ -133,7 +133,7 @@ static void answer_benchmark(char *text) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return 2;
+    if (argc != 4 && argc != 5) return 2;
     size_t n, cap = 1 << 20, length = 0;
     unsigned char *section = read_file(argv[1], &n);
     SmolErr err;
@@ -141,7 +141,7 @@ int main(int argc, char **argv) {
         printf("error %d: %s\n", err.code, err.text);
         return 1;
     }
-    model.config.template_kind = 1;
+    model.config.template_kind = argc == 5 ? atoi(argv[4]) : 1;
     model.config.image_seq_len = atoi(argv[3]);
     char *input = malloc(cap);
     while ((length += fread(input + length, 1, cap - length - 1, stdin)) == cap - 1) input = realloc(input, cap *= 2);
