@@ -98,9 +98,35 @@ fuzz:
 		CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
 	tests/fuzz/run.sh build/fuzz $(FUZZ_SECONDS) $(FUZZERS)
 
+# MODEL-TYPE.smol for each; see bench/README.md.
+MODELS = demo 256M 500M 2.2B
+TYPES = q8 q4
+THREADS = 2
+REPEAT = 5
+BENCH = $(foreach model,$(MODELS),$(foreach type,$(TYPES),build/bench/$(model)-$(type).smol))
+
 $(BUILD)/bench/bench: $(wildcard bench/*.[ch]) $(ENGINE:%=$(BUILD)/%.o) $(BUILD)/host.o
 	@mkdir -p $(BUILD)/bench
 	$(COMPILE) $(filter %.c %.o,$^) -o $@ -lm
+
+build/bench/demo-%.smol: models/demo/model.safetensors export/quantize.py | .venv/ready
+	.venv/bin/python export/export.py models/demo --type $* -o $@ --quiet
+
+build/bench/%.smol: bench/shapes.py export/quantize.py export/random_weights.py | .venv/ready
+	.venv/bin/python bench/shapes.py $(firstword $(subst -, ,$*)) build/bench/$*
+	.venv/bin/python export/export.py --random build/bench/$* --type $(lastword $(subst -, ,$*)) -o $@ --quiet
+
+bench: build/bench/bench $(BENCH)
+	@for file in $(BENCH); do build/bench/bench -t $(THREADS) -r $(REPEAT) $$file || exit 1; done
+
+build/peers/ready: bench/requirements.txt
+	python3 -m venv build/peers
+	build/peers/bin/pip install --quiet -r bench/requirements.txt --extra-index-url https://download.pytorch.org/whl/cpu
+	touch $@
+
+bench-peers: build/bench/bench $(filter-out build/bench/demo-%,$(BENCH)) build/peers/ready
+	build/peers/bin/python bench/peers.py -t $(THREADS) -r $(REPEAT) \
+		-m $(filter-out demo,$(MODELS)) -y $(TYPES)
 
 bench-pictures: .venv/ready
 	.venv/bin/python bench/pictures.py
@@ -111,4 +137,4 @@ mcu: run
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check debug test oracle fuzz mcu bench-pictures clean
+.PHONY: demo chat check debug test oracle fuzz mcu bench bench-peers bench-pictures clean

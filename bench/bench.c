@@ -21,11 +21,11 @@ static const char usage[] =
     "usage: bench [-t THREADS] [-r RUNS] [-s SECONDS] [-k KERNEL] [-o FIGURE] MODEL\n"
     "  -t  threads (2)          -r  runs of each figure, of which the median counts (5)\n"
     "  -s  no further run of a figure that took so long already (60)\n"
-    "  -o  only start, question, vision, prefill, decode or products; one line each: name, median, unit\n";
+    "  -o  only the figures whose names begin so, one line each: name, median, unit\n";
 
 typedef struct {
     const char *name, *kernel, *only;
-    int n_threads, n_runs;
+    int n_threads, n_runs, has_vision;
     double seconds;
     SmolModel model;
     SmolEngine *engine;
@@ -79,7 +79,7 @@ static void end_line(const Bench *b) {
     if (!b->only) putchar('\n');
 }
 
-static int wanted(const Bench *b, const char *figure) { return !b->only || !strcmp(b->only, figure); }
+static int wanted(const Bench *b, const char *figure) { return !b->only || !strncmp(figure, b->only, strlen(b->only)); }
 
 // ---- the engine ----
 
@@ -130,7 +130,7 @@ static void bench_start(Bench *b) {
     while (more(b, &r)) {
         double begin = now_ms();
         map_model(b);
-        SmolLimits limits = limits_of(b, 2048, b->model.config.image_seq_len, 1);
+        SmolLimits limits = limits_of(b, 2048, b->has_vision ? b->model.config.image_seq_len : 0, b->has_vision);
         start(b, &limits);
         add_run(&r, now_ms() - begin);
         stop(b);
@@ -214,6 +214,7 @@ static size_t ask(Bench *b, const Buffer *file, int *n_tiles, long *n_ids) {
 }
 
 static void bench_question(Bench *b) {
+    if (!b->has_vision) return;
     Buffer file = make_picture();
     Runs r = {0};
     size_t planned = 0, peak = 0;
@@ -282,7 +283,8 @@ static void bench_products(Bench *b) {
 static void bench_prefill(Bench *b, int n) {
     char name[32];
     const float *logits;
-    if (n > b->model.config.max_positions) return;
+    snprintf(name, sizeof name, "prefill %d", n);
+    if (n > b->model.config.max_positions || !wanted(b, name)) return;
     SmolLimits limits = limits_of(b, n, 0, 0);
     start(b, &limits);
     int32_t *ids = some_ids(b, n);
@@ -294,7 +296,6 @@ static void bench_prefill(Bench *b, int n) {
         check(b, smol_forward(b->engine, ids, n, NULL, 0, &logits, &err));
         add_run(&r, now_ms() - begin);
     }
-    snprintf(name, sizeof name, "prefill %d", n);
     report(b, name, &r, n, "tokens/s");
     end_line(b);
     stop(b);
@@ -343,11 +344,15 @@ static void report_limits(const char *who, const Limits *l) {
     printf(", reading %.3g GB/s\n", l->read.rate);
 }
 
-static void report_model(Bench *b) {
+static void look_at_model(Bench *b) {
     static const char *const types[] = {"f32", "q8", "q4"};
     map_model(b);
-    printf("%s: %s, %.4g MB, kernel %s, %d thread%s\n", b->name, types[b->model.config.weight_type],
-           (double)b->model.n_bytes / 1e6, b->kernel ? b->kernel : smol_kernel(0), b->n_threads, b->n_threads == 1 ? "" : "s");
+    b->has_vision = b->model.config.family == SMOL_SMOLVLM;
+    const char *kernel = b->kernel ? b->kernel : smol_kernel(0), *type = types[b->model.config.weight_type];
+    if (!b->only) {
+        printf("%s: %s, %.4g MB, kernel %s, %d thread%s\n", b->name, type, (double)b->model.n_bytes / 1e6, kernel, b->n_threads,
+               b->n_threads == 1 ? "" : "s");
+    }
     unmap_model(b);
 }
 
@@ -360,11 +365,11 @@ static void bench_parts(Bench *b) {
         report_limits("limits of one thread", &b->one);
     }
     if (wanted(b, "decode")) bench_decode(b);
-    for (int n = 128; n <= 1024; n *= n == 128 ? 4 : 2) {
-        if (wanted(b, "prefill")) bench_prefill(b, n);
-    }
-    if (b->model.config.v_layers && wanted(b, "products")) bench_products(b);
-    if (b->model.config.v_layers && wanted(b, "vision")) bench_vision(b);
+    bench_prefill(b, 128);
+    bench_prefill(b, 512);
+    bench_prefill(b, 1024);
+    if (b->has_vision && wanted(b, "products")) bench_products(b);
+    if (b->has_vision && wanted(b, "vision")) bench_vision(b);
 }
 
 int main(int argc, char **argv) {
@@ -380,8 +385,8 @@ int main(int argc, char **argv) {
     }
     if (optind != argc - 1 || b.n_runs < 1 || b.n_runs > MAX_RUNS) return fputs(usage, stderr), 2;
     b.name = argv[optind];
-    if (!b.only) report_model(&b);
-    if (wanted(&b, "question")) bench_question(&b);
+    look_at_model(&b);
+    if (wanted(&b, "first word")) bench_question(&b);
     if (wanted(&b, "start")) bench_start(&b);
     bench_parts(&b);
     return 0;

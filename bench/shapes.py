@@ -64,7 +64,8 @@ def write_folder(name, folder):
     os.makedirs(folder, exist_ok=True)
     for file in TOKENIZER:
         shutil.copy(os.path.join(DEMO, file), folder)
-    for file, content in (("config.json", config(name)), ("preprocessor_config.json", image), ("processor_config.json", processor)):
+    contents = {"config.json": config(name), "preprocessor_config.json": image, "processor_config.json": processor}
+    for file, content in contents.items():
         with open(os.path.join(folder, file), "w", encoding="utf-8") as f:
             json.dump(content, f, indent=2)
 
