@@ -4,6 +4,7 @@
     python export/export.py HuggingFaceTB/SmolVLM2-256M-Video-Instruct -o smolvlm2-256m.smol
     python export/export.py path/to/folder -o model.smol
     python export/export.py path/to/model.gguf -o model.smol --type q8
+    python export/export.py path/to/folder -o model.smol --type q4 --calibrate texts/and/pictures
     python export/export.py --random path/to/folder -o model.smol --type q4
 
 Writes what FORMAT.md describes, section by section in the order of that page; keep the page beside this file when
@@ -23,6 +24,7 @@ from collections import namedtuple
 import numpy as np
 from tqdm import tqdm
 
+import calibrate
 import quantize
 from header import HEADER_BYTES, find, pack_header, read_config, read_sources
 from consolidated import Consolidated, is_consolidated
@@ -133,7 +135,7 @@ def panels(x):
     return padded.reshape(-1, PANEL, n_cols).transpose(0, 2, 1)
 
 
-def pieces(t, c, checkpoint):
+def pieces(t, c, checkpoint, moments):
     """The tensor's data as it lies in the file, a few megabytes at a time."""
     if not t.shape:
         yield inv_freq(c.rope_theta, c.head_dim)
@@ -142,12 +144,24 @@ def pieces(t, c, checkpoint):
     if t.type in QUANTISED and isinstance(checkpoint, RandomWeights):
         yield from checkpoint.panels(t, step, QUANTISED[t.type])
         return
+    known = what_is_known(t, c, moments) if t.type in QUANTISED else {}
     for rows in checkpoint.rows(t.name, t.shape, step):
         if t.type in QUANTISED:
             require(np.abs(rows).max() < LARGEST, f"{t.name} holds numbers above {LARGEST:g}, too large for 16-bit scales")
-            yield quantize.quantize(rows, QUANTISED[t.type])
+            yield quantize.quantize(rows, QUANTISED[t.type], **known)
         else:
             yield panels(rows) if t.type == F32X16 else rows
+
+
+def what_is_known(t, c, moments):
+    """Of a matrix' inputs, in the words of quantize()."""
+    is_head = c.tied and t.name.endswith("embed_tokens.weight")
+    found = moments.get("lm_head.weight" if is_head else t.name)
+    if found is None:
+        return {}
+    if found.sum.ndim == 1:
+        return {"importance": found.sum / found.sum.mean()}
+    return {"spread": quantize.inverse_root(found.sum / found.n)}
 
 
 def n_bytes(t):
@@ -174,7 +188,7 @@ def is_tied(c, sources, checkpoint):
             for name in (head, decoder(c) + "embed_tokens.weight")]
     for t in both:
         checkpoint.check(t.name, t.shape)
-    return all(np.array_equal(a, b) for a, b in zip(*(pieces(t, c, checkpoint) for t in both)))
+    return all(np.array_equal(a, b) for a, b in zip(*(pieces(t, c, checkpoint, {}) for t in both)))
 
 
 def check_tensors(c, checkpoint):
@@ -212,12 +226,12 @@ def place(c, tokenizer, provenance):
     return placed
 
 
-def write_tensor(f, place, c, checkpoint, bar):
+def write_tensor(f, place, c, checkpoint, moments, bar):
     """Writes one tensor's data; returns its entry in the directory."""
     t, offset, size = place
     digest = hashlib.sha256()
     f.seek(offset)  # what is skipped reads as zeros
-    for piece in pieces(t, c, checkpoint):
+    for piece in pieces(t, c, checkpoint, moments):
         data = np.ascontiguousarray(piece, "u1" if piece.dtype == np.uint8 else "<f4").data.cast("B")
         digest.update(data)
         f.write(data)
@@ -226,10 +240,12 @@ def write_tensor(f, place, c, checkpoint, bar):
     return struct.pack("<96sIIIIQQ32s", t.name.encode(), t.type, t.n_rows, t.n_cols, 0, offset, size, digest.digest())
 
 
-def pack_provenance(folder, bar):
+def pack_provenance(folder, calibration, bar):
     """Where the weights came from, as JSON. No dates and no paths: the same input gives the same bytes."""
     record = {"source": folder.name, "revision": folder.revision, "exporter": EXPORTER, "license": folder.license()}
     record["files"] = {name: sha256_of_file(folder.file(name), bar) for name in sorted(folder.used)}
+    if calibration:
+        record["calibration"] = {os.path.basename(path): sha256_of_file(path, bar) for path in calibration}
     return json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
@@ -276,9 +292,9 @@ def invent_weights(folder, c, sources, seed):
     return RandomWeights(seed)
 
 
-def export(source, out, weights="f32", revision=None, seed=None, quiet=False):
+def export(source, out, weights="f32", revision=None, material=None, seed=None, quiet=False):
     """Makes the file; returns the configuration and the SHA-256 by which the model is known (FORMAT.md). The file
-    takes its name only when it is complete. With a seed its weights are random."""
+    takes its name only when it is complete. material: to calibrate with. With a seed the weights are random."""
     folder = open_source(source, revision)
     require(not os.path.isdir(out), f"{out} is a folder")
     parent = os.path.dirname(out) or "."
@@ -292,8 +308,10 @@ def export(source, out, weights="f32", revision=None, seed=None, quiet=False):
     c.template, warning = find_template(folder, puts_space(tokenizer))
     c.weight_type = list(WEIGHT_TYPES).index(weights)
     checkpoint = find_weights(folder, c, sources) if seed is None else invent_weights(folder, c, sources, seed)
+    calibration = calibrate.files(material, c.family == SMOLVLM) if material else []
     with progress("check", sum(os.path.getsize(folder.file(name)) for name in folder.used), quiet) as bar:
-        provenance = pack_provenance(folder, bar)
+        provenance = pack_provenance(folder, calibration, bar)
+    moments = calibrate.calibrate(folder.path, c, material, quiet) if material else {}
     if warning:
         print(f"export: warning: {warning}", file=sys.stderr)
     placed = place(c, tokenizer, provenance)
@@ -301,7 +319,7 @@ def export(source, out, weights="f32", revision=None, seed=None, quiet=False):
     unfinished = f"{out}.{os.getpid()}.tmp"
     try:
         with open(unfinished, "wb") as f, progress("export", c.file_bytes, quiet) as bar:
-            directory = b"".join(write_tensor(f, p, c, checkpoint, bar) for p in placed)
+            directory = b"".join(write_tensor(f, p, c, checkpoint, moments, bar) for p in placed)
             sections.append((c.directory_offset, directory))  # last, for it holds the tensors' digests
             for offset, section in sections:
                 f.seek(offset)
@@ -337,6 +355,8 @@ def main(args=None):
     parser.add_argument("source", metavar="SOURCE", help="folder, GGUF file, or name of a hub repository")
     parser.add_argument("-o", "--output", metavar="FILE", required=True)
     parser.add_argument("--type", choices=("f32", "q8", "q4"), default="f32", help="of the weight matrices (f32)")
+    parser.add_argument("--calibrate", metavar="PATH", help="texts (.txt) and pictures, a file or a folder, whose effect on "
+                        "the model decides which errors of q8 and q4 matter; needs torch and transformers")
     parser.add_argument("--random", action="store_true", help="random weights, for benchmarks: SOURCE needs none")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random weights (1)")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of the repository")
@@ -344,7 +364,9 @@ def main(args=None):
     args = parser.parse_args(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a kill, too, removes the unfinished file
     try:
-        c, sha256 = export(args.source, args.output, args.type, args.revision, args.seed if args.random else None, args.quiet)
+        require(not args.calibrate or args.type != "f32" and not args.random, "--calibrate is for the weights of q8 and q4")
+        c, sha256 = export(args.source, args.output, args.type, args.revision, args.calibrate,
+                           args.seed if args.random else None, args.quiet)
         if not args.quiet:
             report(args.output, c, sha256)
         return 0

@@ -28,28 +28,68 @@ LEVEL_AT = LEVELS[NEAREST].astype(np.float32)
 
 ROWS, COLS = 256, 256  # of the piece that is worked on at once: what fits a processor's cache
 TINY = np.float32(1e-30)
+NOISE = 0.01  # of the inputs, relative to their mean square
 
-Type = namedtuple("Type", "block bits empty fit pack")  # columns of a block; of a quant; where there is no weight; see below
+# columns of a block; bits of a quant; the quant where there is no weight; three functions, see below
+Type = namedtuple("Type", "block bits empty scale nearest pack")
 
 
-def quantize(x, q, importance=None):
-    """(rows, columns) f32 to the bytes of panels of type q. importance: a number >= 0 for each column, or None."""
+def quantize(x, q, importance=None, spread=None):
+    """(rows, columns) f32 to the bytes of panels of type q. importance: a number >= 0 for each column, or None; spread: what
+    inverse_root() gives, or None."""
     n_rows, n_cols = x.shape
     rows, cols = -(-n_rows // PANEL) * PANEL, -(-n_cols // q.block) * q.block
-    w = np.zeros(cols, np.float32)  # columns that are not there do not count
-    w[:n_cols] = 1 if importance is None else importance
     t = np.zeros((cols, rows), np.float32)
     t[:n_cols, :n_rows] = x.T
-    scales = np.empty((cols // q.block, rows), np.float16)
-    quants = np.empty((cols, rows), np.uint8)
-    for c in range(0, cols, COLS):
-        for r in range(0, rows, ROWS):
+    if spread is None:
+        w = np.zeros(cols, np.float32)  # columns that are not there do not count
+        w[:n_cols] = 1 if importance is None else importance
+        scales, quants = rounded(t, q, w)
+    else:
+        scales, quants = compensated(t, q, spread)
+    return pack(q, scales, quants, n_rows, n_cols)
+
+
+def rounded(t, q, w):
+    """Every block by itself. t: (columns, rows), w: (columns,)."""
+    scales = np.empty((len(t) // q.block, t.shape[1]), np.float16)
+    quants = np.empty(t.shape, np.uint8)
+    for c in range(0, t.shape[0], COLS):
+        for r in range(0, t.shape[1], ROWS):
             some = np.ascontiguousarray(t[c:c + COLS, r:r + ROWS])
             blocks = some.reshape(-1, q.block, some.shape[1])  # (n_blocks, block, rows): sums over axis 1 are elementwise adds
-            found = q.fit(blocks, w[c:c + COLS].reshape(-1, q.block, 1))
-            scales[c // q.block:(c + COLS) // q.block, r:r + ROWS] = found[0]
-            quants[c:c + COLS, r:r + ROWS] = found[1].reshape(some.shape)
-    return pack(q, scales, quants, n_rows, n_cols)
+            scale = q.scale(blocks, w[c:c + COLS].reshape(-1, q.block, 1)).astype(np.float16)
+            scales[c // q.block:(c + COLS) // q.block, r:r + ROWS] = scale[:, 0]
+            quants[c:c + COLS, r:r + ROWS] = q.nearest(blocks, scale.astype(np.float32))[0].reshape(some.shape)
+    return scales, quants
+
+
+def compensated(t, q, spread):
+    """Column after column; what rounding one of them changes in the matrix' outputs, the columns that follow make up for as
+    well as they can (GPTQ: Frantar et al. 2022). Row j of spread says by how much each of them moves. Changes t."""
+    scales = np.zeros((len(t) // q.block, t.shape[1]), np.float16)
+    quants = np.full(t.shape, q.empty, np.uint8)
+    for c in range(0, len(spread), q.block):
+        end = min(c + q.block, len(spread))
+        u, some = spread[c:end], t[c:end]
+        weight = 1 / u.diagonal(c) ** 2
+        scale = q.scale(some[None], weight[None, :, None]).astype(np.float16)[0]
+        error = np.empty_like(some)
+        for j in range(end - c):
+            quants[c + j], level = q.nearest(some[j], scale[0].astype(np.float32))
+            error[j] = (some[j] - scale[0] * level) / u[j, c + j]
+            some[j + 1:] -= u[j, c + j + 1:end, None] * error[j]
+        t[end:len(spread)] -= u[:, end:].T @ error
+        scales[c // q.block] = scale[0]
+    return scales, quants
+
+
+def inverse_root(moments):
+    """From the second moments of a matrix' inputs, (n_cols, n_cols): the upper triangular root of their inverse. Some noise
+    is added to the inputs, without which rare ones would not count at all."""
+    h = moments.astype(np.float64)
+    h[np.diag_indices_from(h)] += NOISE * h.trace() / len(h) + TINY
+    return np.linalg.cholesky(np.linalg.inv(h)).T.astype(np.float32)
 
 
 def size(q, n_rows, n_cols):
@@ -64,7 +104,7 @@ class Best:
     """The best scale found so far for each block, by the error it removes."""
 
     def __init__(self, x, w):
-        self.x, self.w, self.wx = x, w, w * x
+        self.w, self.wx = w, w * x
         self.gain = np.zeros(x[:, :1].shape, np.float32)
         self.scale = np.zeros_like(self.gain)
 
@@ -90,29 +130,27 @@ def over(scale):
     return np.where(small, np.float32(0), 1 / np.where(small, np.float32(1), scale))
 
 
-def levels_q8(x, inverse):
-    return np.clip(np.rint(x * inverse), -127, 127)
-
-
-def fit_q8(x, w):
-    """(n_blocks, 64, rows) to scales (n_blocks, rows) and bytes."""
+def scale_q8(x, w):
+    """(n_blocks, 64, rows) to (n_blocks, 1, rows), the scales."""
     best = Best(x, w)
     inverse = over(np.abs(largest(x)) / np.float32(127))
     for reach in Q8_REACH:
         best.consider(levels_q8(x, inverse * reach))
-    scale = best.scale.astype(np.float16)
-    q = levels_q8(x, over(scale.astype(np.float32)))
-    return scale[:, 0], (q + 128).astype(np.uint8)
+    return best.scale
 
 
-def halves(x, inverse):
-    """Index into the tables above."""
-    key = np.floor(x * (inverse * 2))
-    return (np.clip(key, -512, 511) + 512).astype(np.intp)
+def levels_q8(x, inverse):
+    return np.clip(np.rint(x * inverse), -127, 127)
 
 
-def fit_q4(x, w):
-    """(n_blocks, 32, rows) to scales (n_blocks, rows) and indices."""
+def nearest_q8(x, scale):
+    """Bytes of quants, and their levels."""
+    level = levels_q8(x, over(scale))
+    return (level + 128).astype(np.uint8), level
+
+
+def scale_q4(x, w):
+    """(n_blocks, 32, rows) to (n_blocks, 1, rows), the scales."""
     best = Best(x, w)
     inverse = over(largest(x))
     for end in (LEVELS[0], LEVELS[-1]):
@@ -120,9 +158,19 @@ def fit_q4(x, w):
             best.consider(LEVEL_AT[halves(x, inverse * (end * reach))])
     for _ in range(2):
         best.consider(LEVEL_AT[halves(x, over(best.scale))])
-    scale = best.scale.astype(np.float16)
-    q = NEAREST[halves(x, over(scale.astype(np.float32)))]
-    return scale[:, 0], np.where((scale == 0) | (w == 0), np.uint8(0), q)
+    return best.scale
+
+
+def halves(x, inverse):
+    """Index into NEAREST and LEVEL_AT."""
+    key = np.floor(x * (inverse * 2))
+    return (np.clip(key, -512, 511) + 512).astype(np.intp)
+
+
+def nearest_q4(x, scale):
+    """Indices, and their levels."""
+    key = halves(x, over(scale))
+    return np.where(scale == 0, np.uint8(0), NEAREST[key]), LEVEL_AT[key]
 
 
 # ---- panels ----
@@ -153,5 +201,5 @@ def pack_q4(quants, cols, n_panels):
     return (steps[..., 0] | steps[..., 1] << 4).reshape(n_panels, -1)
 
 
-Q8 = Type(64, 8, 128, fit_q8, pack_q8)
-Q4 = Type(32, 4, 0, fit_q4, pack_q4)
+Q8 = Type(64, 8, 128, scale_q8, nearest_q8, pack_q8)
+Q4 = Type(32, 4, 0, scale_q4, nearest_q4, pack_q4)
