@@ -118,17 +118,12 @@ static void weigh(const Kernel *kernel, const Room *room, const Int8Kv *kv, int 
 
 // One head, n_q queries: q (n_q, ldq) becomes the output.
 static void attend(const Kernel *kernel, float *q, size_t ldq, int n_q, const Int8Kv *kv, int head, const Room *room) {
-    const Int8Rows *rq = &room->q, *p = &room->p;
     int block = key_block(kv->head_dim);
     float factor = 1 / sqrtf((float)kv->head_dim), inverse[QUERIES];
-    for (size_t i = 0; i < (size_t)n_q; i++) {
-        kernel->ops->quantise(rq->q + i * rq->ldq, rq->scale + i * rq->lds, rq->offset + i * rq->lds, q + i * ldq, kv->head_dim,
-                              block);
-    }
+    for (int i = 0; i < n_q; i++) kernel->ops->quantise(&room->q, i, q + (size_t)i * ldq, kv->head_dim, block);
     score(kernel, room, kv, head, n_q);
-    for (size_t i = 0; i < (size_t)n_q; i++) {
-        inverse[i] = kernel->ops->softmax_int8(p->q + i * p->ldq, p->scale + i * p->lds, p->offset + i * p->lds,
-                                               room->scores + i * room->lds, kv->n_pos, factor);
+    for (int i = 0; i < n_q; i++) {
+        inverse[i] = kernel->ops->softmax_int8(&room->p, i, room->scores + (size_t)i * room->lds, kv->n_pos, factor);
     }
     weigh(kernel, room, kv, head, n_q);
     for (int i = 0; i < n_q; i++) {

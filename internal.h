@@ -117,12 +117,16 @@ enum { Q8_BLOCK = 64, Q4_BLOCK = 32 };  // columns that share a scale
 
 extern const int8_t q4_levels[16];
 
-// Rows of activations, rounded to int8 in blocks: x = scale q.
+// Activations rounded to int8 in blocks: x = scale q. Tokens lie in groups of TOKENS, as rows of weights lie in panels; a single
+// token is a group of its own.
+enum { TOKENS = 8 };
+
 typedef struct {
-    int8_t *q;        // (n_tok, ldq), ldq at least n_blocks * block
-    float *scale;     // (n_tok, lds), lds at least n_blocks
-    int32_t *offset;  // (n_tok, lds): -128 times the sum of the block's q, which undoes the +128 of the weights
-    size_t ldq, lds;
+    int8_t *q;        // (n_tok / group, columns / 4, group, 4)
+    float *scale;     // (n_tok / group, blocks, group)
+    int32_t *offset;  // the same: -128 times the sum of the block's q, which undoes the +128 of the weights
+    size_t q_bytes, n_scales;  // from group to group
+    int group;        // TOKENS, or 1: then blocks are those of the weight's type
 } Int8Rows;
 
 // One or two neighbouring panels of quantised weights (FORMAT.md): scales f16 (n_blocks, 16), then quants.
@@ -154,8 +158,8 @@ typedef struct {
     void (*softmax)(float *x, int n, float scale);
     void (*gelu_tanh)(float *x, int n);
     void (*silu_multiply)(float *gate, const float *up, int n);
-    void (*quantise)(int8_t *q, float *scale, int32_t *offset, const float *x, int n, int block);
-    float (*softmax_int8)(int8_t *q, float *scale, int32_t *offset, const float *x, int n, float factor);
+    void (*quantise)(const Int8Rows *to, int t, const float *x, int n, int block);
+    float (*softmax_int8)(const Int8Rows *to, int t, const float *x, int n, float factor);
     void (*pack_q8)(uint16_t *scales, uint8_t *quants, const float *x, int n);
     void (*widen)(float *y, const uint16_t *x, int n);
     void (*narrow)(uint16_t *y, const float *x, int n);

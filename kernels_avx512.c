@@ -26,129 +26,189 @@
 
 // ---- int8 ----
 
-// The sums of one token: rows 0..15 and rows 16..31.
-typedef struct {
-    __m512i low, high;
-} Sums;
-
-INLINE Sums start(int32_t offset) { return (Sums){_mm512_set1_epi32(offset), _mm512_set1_epi32(offset)}; }
-
-INLINE Sums step(Sums s, __m512i w_low, __m512i w_high, const int8_t *x) {
+// Four columns of x, sixteen times over.
+INLINE __m512i four_of(const int8_t *x) {
     int32_t four;
     memcpy(&four, x, sizeof four);
-    __m512i xk = _mm512_set1_epi32(four);
-    return (Sums){_mm512_dpbusd_epi32(s.low, w_low, xk), _mm512_dpbusd_epi32(s.high, w_high, xk)};
+    return _mm512_set1_epi32(four);
 }
 
-// y = fmaf(w_scale * x_scale, sum, y)
-INLINE void finish(float *y, __m512 w_scale, float x_scale, __m512i sum) {
-    __m512 scale = _mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale));
-    _mm512_storeu_ps(y, _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum), _mm512_loadu_ps(y)));
+// sum += products of four columns. As an instruction of its own, because gcc copies the sums around its builtin.
+INLINE __m512i dot4(__m512i sum, __m512i w, __m512i x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
 }
 
-INLINE __m512 scales(const uint8_t *w) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)w)); }
+INLINE void dot(__m512i *low, __m512i *high, __m512i w_low, __m512i w_high, __m512i x) {
+    *low = dot4(*low, w_low, x);
+    *high = dot4(*high, w_high, x);
+}
 
-// What a tile works on: the rows of its tokens. Where fewer are left than a tile has, the last one is taken again, and what
-// becomes of it goes to waste.
+INLINE __m512 scales(const uint8_t *w) { return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)w)); }
+
+// fmaf(w_scale * x_scale, sum, y)
+INLINE __m512 scaled(__m512 w_scale, float x_scale, __m512i sum, __m512 y) {
+    return _mm512_fmadd_ps(_mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale)), _mm512_cvtepi32_ps(sum), y);
+}
+
+INLINE void finish(float *y, __m512 w_low, __m512 w_high, float x_scale, __m512i low, __m512i high) {
+    _mm512_store_ps(y, scaled(w_low, x_scale, low, _mm512_load_ps(y)));
+    _mm512_store_ps(y + LANES, scaled(w_high, x_scale, high, _mm512_load_ps(y + LANES)));
+}
+
+// Two panels by one group of tokens, block after block. The outputs stay in y (TOKENS, 2 * LANES), close together.
 typedef struct {
-    float *low[8], *high[8];  // rows 0..15 and 16..31 of the output
-    const int8_t *x[8];
-    const float *x_scale[8];
-    const int32_t *x_offset[8];
-    const uint8_t *w_low, *w_high, *scale_low, *scale_high;
-} Tile;
+    const uint8_t *low, *high;              // quants of the two panels
+    const uint8_t *scale_low, *scale_high;  // their scales
+    int n_blocks, block;
+} Pair;
 
-TARGET static void multiply_block(const Tile *restrict t, int b, int block) {
-    const int8_t *x0 = t->x[0] + b * block, *x1 = t->x[1] + b * block, *x2 = t->x[2] + b * block, *x3 = t->x[3] + b * block;
-    const int8_t *x4 = t->x[4] + b * block, *x5 = t->x[5] + b * block, *x6 = t->x[6] + b * block, *x7 = t->x[7] + b * block;
-    const uint8_t *low = t->w_low + (size_t)b * 16 * (size_t)block, *high = t->w_high + (size_t)b * 16 * (size_t)block;
-    Sums s0 = start(t->x_offset[0][b]), s1 = start(t->x_offset[1][b]), s2 = start(t->x_offset[2][b]);
-    Sums s3 = start(t->x_offset[3][b]), s4 = start(t->x_offset[4][b]), s5 = start(t->x_offset[5][b]);
-    Sums s6 = start(t->x_offset[6][b]), s7 = start(t->x_offset[7][b]);
-    for (int k = 0; k < block; k += 4) {
-        __m512i w_low = _mm512_load_si512(low + 16 * k), w_high = _mm512_load_si512(high + 16 * k);
-        s0 = step(s0, w_low, w_high, x0 + k);
-        s1 = step(s1, w_low, w_high, x1 + k);
-        s2 = step(s2, w_low, w_high, x2 + k);
-        s3 = step(s3, w_low, w_high, x3 + k);
-        s4 = step(s4, w_low, w_high, x4 + k);
-        s5 = step(s5, w_low, w_high, x5 + k);
-        s6 = step(s6, w_low, w_high, x6 + k);
-        s7 = step(s7, w_low, w_high, x7 + k);
+TARGET static void multiply_tile(float *y, const Pair *w, const int8_t *x, const float *x_scale, const int32_t *x_offset) {
+    const uint8_t *low = w->low, *high = w->high;
+    for (int b = 0; b < w->n_blocks; b++, x_scale += TOKENS, x_offset += TOKENS) {
+        __m512i l0 = _mm512_set1_epi32(x_offset[0]), h0 = l0;
+        __m512i l1 = _mm512_set1_epi32(x_offset[1]), h1 = l1;
+        __m512i l2 = _mm512_set1_epi32(x_offset[2]), h2 = l2;
+        __m512i l3 = _mm512_set1_epi32(x_offset[3]), h3 = l3;
+        __m512i l4 = _mm512_set1_epi32(x_offset[4]), h4 = l4;
+        __m512i l5 = _mm512_set1_epi32(x_offset[5]), h5 = l5;
+        __m512i l6 = _mm512_set1_epi32(x_offset[6]), h6 = l6;
+        __m512i l7 = _mm512_set1_epi32(x_offset[7]), h7 = l7;
+        for (const int8_t *end = x + (size_t)w->block * TOKENS; x < end; low += 64, high += 64, x += 4 * TOKENS) {
+            __m512i w_low = _mm512_load_si512(low), w_high = _mm512_load_si512(high);
+            dot(&l0, &h0, w_low, w_high, four_of(x + 0));
+            dot(&l1, &h1, w_low, w_high, four_of(x + 4));
+            dot(&l2, &h2, w_low, w_high, four_of(x + 8));
+            dot(&l3, &h3, w_low, w_high, four_of(x + 12));
+            dot(&l4, &h4, w_low, w_high, four_of(x + 16));
+            dot(&l5, &h5, w_low, w_high, four_of(x + 20));
+            dot(&l6, &h6, w_low, w_high, four_of(x + 24));
+            dot(&l7, &h7, w_low, w_high, four_of(x + 28));
+        }
+        __m512 w_low = scales(w->scale_low + 32 * b), w_high = scales(w->scale_high + 32 * b);
+        finish(y, w_low, w_high, x_scale[0], l0, h0);
+        finish(y + 32, w_low, w_high, x_scale[1], l1, h1);
+        finish(y + 64, w_low, w_high, x_scale[2], l2, h2);
+        finish(y + 96, w_low, w_high, x_scale[3], l3, h3);
+        finish(y + 128, w_low, w_high, x_scale[4], l4, h4);
+        finish(y + 160, w_low, w_high, x_scale[5], l5, h5);
+        finish(y + 192, w_low, w_high, x_scale[6], l6, h6);
+        finish(y + 224, w_low, w_high, x_scale[7], l7, h7);
+        __asm__("" ::: "memory");  // or gcc keeps y in registers, and spills sums
     }
-    __m512 scale = scales(t->scale_low + 32 * b);
-    finish(t->low[0], scale, t->x_scale[0][b], s0.low);
-    finish(t->low[1], scale, t->x_scale[1][b], s1.low);
-    finish(t->low[2], scale, t->x_scale[2][b], s2.low);
-    finish(t->low[3], scale, t->x_scale[3][b], s3.low);
-    finish(t->low[4], scale, t->x_scale[4][b], s4.low);
-    finish(t->low[5], scale, t->x_scale[5][b], s5.low);
-    finish(t->low[6], scale, t->x_scale[6][b], s6.low);
-    finish(t->low[7], scale, t->x_scale[7][b], s7.low);
-    scale = scales(t->scale_high + 32 * b);
-    finish(t->high[0], scale, t->x_scale[0][b], s0.high);
-    finish(t->high[1], scale, t->x_scale[1][b], s1.high);
-    finish(t->high[2], scale, t->x_scale[2][b], s2.high);
-    finish(t->high[3], scale, t->x_scale[3][b], s3.high);
-    finish(t->high[4], scale, t->x_scale[4][b], s4.high);
-    finish(t->high[5], scale, t->x_scale[5][b], s5.high);
-    finish(t->high[6], scale, t->x_scale[6][b], s6.high);
-    finish(t->high[7], scale, t->x_scale[7][b], s7.high);
 }
 
-// All tokens, eight at a time, with the weights of a tile.
-TARGET static void multiply_tiles(Tile *tile, float *y, size_t ldy, const Int8Rows *x, int n_tok, int n_blocks, int block,
-                                  int n_panels) {
-    float waste[LANES] = {0};
-    for (int t = 0; t < n_tok; t += 8) {
-        for (int i = 0; i < 8; i++) {
-            size_t row = (size_t)(t + i < n_tok ? t + i : n_tok - 1);
-            tile->low[i] = t + i < n_tok ? y + row * ldy : waste;
-            tile->high[i] = t + i < n_tok && n_panels == 2 ? y + row * ldy + LANES : waste;
-            tile->x[i] = x->q + row * x->ldq;
-            tile->x_scale[i] = x->scale + row * x->lds;
-            tile->x_offset[i] = x->offset + row * x->lds;
-        }
-        for (int b = 0; b < n_blocks; b++) multiply_block(tile, b, block);
+// All tokens of x, a group at a time. Of a group or a pair that is not full, the missing part goes to waste.
+TARGET static void multiply_pair(float *y, size_t ldy, const Pair *w, int n_panels, const Int8Rows *x, int n_tok) {
+    _Alignas(64) float tile[TOKENS * 2 * LANES] = {0};
+    size_t row = (size_t)n_panels * LANES * sizeof(float), group = 0;
+    for (int t = 0; t < n_tok; t += TOKENS, group++) {
+        int n = n_tok - t < TOKENS ? n_tok - t : TOKENS;
+        float *out = y + (size_t)t * ldy;
+        for (int i = 0; i < n; i++) memcpy(tile + i * 2 * LANES, out + (size_t)i * ldy, row);
+        multiply_tile(tile, w, x->q + group * x->q_bytes, x->scale + group * x->n_scales, x->offset + group * x->n_scales);
+        for (int i = 0; i < n; i++) memcpy(out + (size_t)i * ldy, tile + i * 2 * LANES, row);
     }
+}
+
+// One token: memory is what limits, so the weights go by once, in order, in four chains that do not wait for each other.
+TARGET static void one_token_q8(float *y, const uint8_t *panel, const Strip *w, const Int8Rows *x) {
+    const uint8_t *quants = strip_quants(&(Strip){panel, 0, 1, w->block, w->n_blocks});
+    const int8_t *q = x->q;
+    __m512 out = _mm512_loadu_ps(y);
+    for (int b = 0; b < w->n_blocks; b++) {
+        __m512i s0 = _mm512_set1_epi32(x->offset[b]), s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
+        for (int k = 0; k < Q8_BLOCK; k += 16, quants += 256, q += 16) {
+            s0 = dot4(s0, _mm512_load_si512(quants), four_of(q));
+            s1 = dot4(s1, _mm512_load_si512(quants + 64), four_of(q + 4));
+            s2 = dot4(s2, _mm512_load_si512(quants + 128), four_of(q + 8));
+            s3 = dot4(s3, _mm512_load_si512(quants + 192), four_of(q + 12));
+        }
+        __m512i sum = _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
+        out = scaled(scales(panel + 32 * b), x->scale[b], sum, out);
+    }
+    _mm512_storeu_ps(y, out);
 }
 
 TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    size_t second = w->n_panels == 2 ? w->panel_bytes : 0;
-    Tile tile = {.w_low = strip_quants(w), .w_high = strip_quants(w) + second, .scale_low = w->panel, .scale_high = w->panel + second};
-    multiply_tiles(&tile, y, ldy, x, n_tok, w->n_blocks, w->block, w->n_panels);
+    const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
+    if (x->group == 1) {
+        one_token_q8(y, w->panel, w, x);
+        if (w->n_panels == 2) one_token_q8(y + LANES, second, w, x);
+        return;
+    }
+    size_t scale_bytes = (size_t)(strip_quants(w) - w->panel);
+    Pair pair = {w->panel + scale_bytes, second + scale_bytes, w->panel, second, w->n_blocks, w->block};
+    multiply_pair(y, ldy, &pair, w->n_panels, x, n_tok);
 }
 
 // ---- Q4 ----
 
 enum { CHUNK = 16 };  // blocks that are unpacked at a time: two panels of them fill half of the first-level cache
 
-// Nibbles to levels + 128: one load gives columns k .. k + 3 (low) and k + 4 .. k + 7 (high) of 16 rows.
+// The levels + 128, four times over.
+INLINE __m512i level_table(void) {
+    __m128i levels = _mm_loadu_si128((const __m128i *)(const void *)q4_levels);
+    return _mm512_xor_si512(_mm512_broadcast_i32x4(levels), _mm512_set1_epi8(-128));
+}
+
+// One load of nibbles gives columns k .. k + 3 (low) and k + 4 .. k + 7 (high) of 16 rows.
+INLINE __m512i low_levels(__m512i table, __m512i nibbles) {
+    return _mm512_shuffle_epi8(table, _mm512_and_si512(nibbles, _mm512_set1_epi8(15)));
+}
+
+INLINE __m512i high_levels(__m512i table, __m512i nibbles) { return low_levels(table, _mm512_srli_epi16(nibbles, 4)); }
+
 TARGET static void unpack(uint8_t *out, const uint8_t *nibbles, int n_blocks) {
-    __m512i table = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)q4_levels)),
-                                     _mm512_set1_epi8(-128));
-    __m512i mask = _mm512_set1_epi8(15);
+    __m512i table = level_table();
     for (int i = 0; i < n_blocks * 4; i++, nibbles += 64, out += 128) {
         __m512i pair = _mm512_load_si512(nibbles);
-        _mm512_store_si512(out, _mm512_shuffle_epi8(table, _mm512_and_si512(pair, mask)));
-        _mm512_store_si512(out + 64, _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(pair, 4), mask)));
+        _mm512_store_si512(out, low_levels(table, pair));
+        _mm512_store_si512(out + 64, high_levels(table, pair));
     }
+}
+
+TARGET static void one_token_q4(float *y, const uint8_t *panel, const Strip *w, const Int8Rows *x) {
+    const uint8_t *nibbles = strip_quants(&(Strip){panel, 0, 1, w->block, w->n_blocks});
+    const int8_t *q = x->q;
+    __m512i table = level_table();
+    __m512 out = _mm512_loadu_ps(y);
+    for (int b = 0; b < w->n_blocks; b++, nibbles += 256, q += Q4_BLOCK) {
+        __m512i n0 = _mm512_load_si512(nibbles), n1 = _mm512_load_si512(nibbles + 64);
+        __m512i n2 = _mm512_load_si512(nibbles + 128), n3 = _mm512_load_si512(nibbles + 192);
+        __m512i s0 = _mm512_set1_epi32(x->offset[b]), s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
+        s0 = dot4(s0, low_levels(table, n0), four_of(q));
+        s1 = dot4(s1, high_levels(table, n0), four_of(q + 4));
+        s2 = dot4(s2, low_levels(table, n1), four_of(q + 8));
+        s3 = dot4(s3, high_levels(table, n1), four_of(q + 12));
+        s0 = dot4(s0, low_levels(table, n2), four_of(q + 16));
+        s1 = dot4(s1, high_levels(table, n2), four_of(q + 20));
+        s2 = dot4(s2, low_levels(table, n3), four_of(q + 24));
+        s3 = dot4(s3, high_levels(table, n3), four_of(q + 28));
+        __m512i sum = _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
+        out = scaled(scales(panel + 32 * b), x->scale[b], sum, out);
+    }
+    _mm512_storeu_ps(y, out);
 }
 
 // A chunk of blocks becomes Q8 in the cache, and all tokens meet it before the next.
 TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
     _Alignas(64) uint8_t quants[2][CHUNK * LANES * Q4_BLOCK];
-    const uint8_t *nibbles = strip_quants(w);
+    const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
+    if (x->group == 1) {
+        one_token_q4(y, w->panel, w, x);
+        if (w->n_panels == 2) one_token_q4(y + LANES, second, w, x);
+        return;
+    }
+    size_t scale_bytes = (size_t)(strip_quants(w) - w->panel), group = (size_t)x->group;
     for (int b = 0; b < w->n_blocks; b += CHUNK) {
         int n = w->n_blocks - b < CHUNK ? w->n_blocks - b : CHUNK;
-        for (int p = 0; p < w->n_panels; p++) {
-            unpack(quants[p], nibbles + (size_t)p * w->panel_bytes + (size_t)b * LANES * Q4_BLOCK / 2, n);
-        }
-        size_t second = w->n_panels == 2;
-        Tile tile = {.w_low = quants[0], .w_high = quants[second], .scale_low = w->panel + 32 * b,
-                     .scale_high = w->panel + second * w->panel_bytes + 32 * b};
-        Int8Rows from = {x->q + b * Q4_BLOCK, x->scale + b, x->offset + b, x->ldq, x->lds};
-        multiply_tiles(&tile, y, ldy, &from, n_tok, n, Q4_BLOCK, w->n_panels);
+        size_t at = scale_bytes + (size_t)b * LANES * Q4_BLOCK / 2, first = (size_t)b * group;
+        unpack(quants[0], w->panel + at, n);
+        unpack(quants[1], second + at, n);
+        Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK};
+        Int8Rows from = {x->q + first * Q4_BLOCK, x->scale + first, x->offset + first, x->q_bytes, x->n_scales, x->group};
+        multiply_pair(y, ldy, &pair, w->n_panels, &from, n_tok);
     }
 }
 

@@ -76,41 +76,40 @@ static void strip_f32(float *y, size_t ldy, const StripF32 *w, const float *x, s
     }
 }
 
-// Adds to sums[r] the products of n columns, a multiple of 4, with the quants of Q8.
-static void block_q8(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, int n) {
-    for (int k = 0; k < n; k += 4) {
+// Adds to sums[r] the products of n columns, a multiple of 4, with the quants of Q8; step: from four columns of x to the next.
+static void block_q8(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, size_t step, int n) {
+    for (int k = 0; k < n; k += 4, x += step) {
         for (int r = 0; r < LANES; r++, quants += 4) {
-            for (int j = 0; j < 4; j++) sums[r] += quants[j] * x[k + j];
+            for (int j = 0; j < 4; j++) sums[r] += quants[j] * x[j];
         }
     }
 }
 
 // The same for Q4. The offset of the activations counts on weights + 128.
-static void block_q4(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, int n) {
-    for (int k = 0; k < n; k += 8) {
+static void block_q4(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, size_t step, int n) {
+    for (int k = 0; k < n; k += 8, x += 2 * step) {
         for (int r = 0; r < LANES; r++, quants += 4) {
             for (int j = 0; j < 4; j++) {
-                sums[r] += (q4_levels[quants[j] & 15] + 128) * x[k + j] + (q4_levels[quants[j] >> 4] + 128) * x[k + 4 + j];
+                sums[r] += (q4_levels[quants[j] & 15] + 128) * x[j] + (q4_levels[quants[j] >> 4] + 128) * x[step + (size_t)j];
             }
         }
     }
 }
 
 static void strip(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok, size_t bytes,
-                  void (*block)(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, int n)) {
+                  void (*block)(int32_t sums[LANES], const uint8_t *quants, const int8_t *x, size_t step, int n)) {
+    size_t step = (size_t)x->group * 4;
     for (int i = 0; i < w->n_panels * n_tok; i++) {
         int p = i / n_tok, t = i % n_tok;
         const uint8_t *panel = w->panel + (size_t)p * w->panel_bytes, *quants = panel + scale_bytes(w->n_blocks);
-        const int8_t *q = x->q + (size_t)t * x->ldq;
+        size_t group = (size_t)(t / x->group), lane = (size_t)(t % x->group), at = group * x->n_scales + lane;
+        const int8_t *q = x->q + group * x->q_bytes + lane * 4;
         float *out = y + (size_t)t * ldy + p * LANES;
-        for (int b = 0; b < w->n_blocks; b++, quants += bytes, q += w->block) {
+        for (int b = 0; b < w->n_blocks; b++, quants += bytes, q += (size_t)w->block * (size_t)x->group, at += (size_t)x->group) {
             int32_t sums[LANES];
-            for (int r = 0; r < LANES; r++) sums[r] = x->offset[(size_t)t * x->lds + (size_t)b];
-            block(sums, quants, q, w->block);
-            for (int r = 0; r < LANES; r++) {
-                float scale = scale_at(panel, b * LANES + r) * x->scale[(size_t)t * x->lds + (size_t)b];
-                out[r] = fmaf(scale, (float)sums[r], out[r]);
-            }
+            for (int r = 0; r < LANES; r++) sums[r] = x->offset[at];
+            block(sums, quants, q, step, w->block);
+            for (int r = 0; r < LANES; r++) out[r] = fmaf(scale_at(panel, b * LANES + r) * x->scale[at], (float)sums[r], out[r]);
         }
     }
 }
@@ -153,29 +152,30 @@ const Kernel *kernel_find(const char *name) {
 
 // ---- rows of int8 ----
 
-// Three parts, each in whole cache lines; blocks of 32 need the most scales.
-static uint64_t q_row(int n_cols) { return (uint64_t)round_up(n_cols, Q8_BLOCK); }
+// A token's share of the three parts; blocks of 32 need the most scales.
+static size_t q_row(int n_cols) { return (size_t)round_up(n_cols, Q8_BLOCK); }
 
-static uint64_t scale_row(int n_cols) { return (uint64_t)round_up(blocks_of(n_cols, Q4_BLOCK), LANES); }
+static size_t scale_row(int n_cols) { return (size_t)round_up(blocks_of(n_cols, Q4_BLOCK), LANES); }
 
-uint64_t int8_bytes(int n_tok, int n_cols) { return (uint64_t)n_tok * (q_row(n_cols) + scale_row(n_cols) * 8); }
+static int group_of(int n_tok) { return n_tok == 1 ? 1 : TOKENS; }
+
+uint64_t int8_bytes(int n_tok, int n_cols) {
+    return (uint64_t)round_up(n_tok, group_of(n_tok)) * ((uint64_t)q_row(n_cols) + (uint64_t)scale_row(n_cols) * 8);
+}
 
 Int8Rows int8_rows(void *room, int n_tok, int n_cols) {
-    size_t ldq = (size_t)q_row(n_cols), lds = (size_t)scale_row(n_cols), n = (size_t)n_tok;
+    int group = group_of(n_tok);
+    size_t n = (size_t)round_up(n_tok, group);
     int8_t *q = room;
-    float *scale = room ? (float *)(void *)(q + n * ldq) : NULL;
-    return (Int8Rows){q, scale, room ? (int32_t *)(void *)(scale + n * lds) : NULL, ldq, lds};
+    float *scale = room ? (float *)(void *)(q + n * q_row(n_cols)) : NULL;
+    int32_t *offset = room ? (int32_t *)(void *)(scale + n * scale_row(n_cols)) : NULL;
+    return (Int8Rows){q, scale, offset, (size_t)group * q_row(n_cols), (size_t)group * scale_row(n_cols), group};
 }
 
 static void round_input(const Kernel *kernel, int n_threads, Input *in, int block, int n_tok) {
-    const Int8Rows *to = &in->int8;
     (void)n_threads;  // without OpenMP
-#pragma omp parallel for num_threads(n_threads) if (n_tok > 1)
-    for (int t = 0; t < n_tok; t++) {
-        size_t row = (size_t)t;
-        kernel->ops->quantise(to->q + row * to->ldq, to->scale + row * to->lds, to->offset + row * to->lds,
-                              in->x + row * in->ldx, in->n_cols, block);
-    }
+#pragma omp parallel for num_threads(n_threads) if (n_tok >= 2 * TOKENS)
+    for (int t = 0; t < n_tok; t++) kernel->ops->quantise(&in->int8, t, in->x + (size_t)t * in->ldx, in->n_cols, block);
     in->block = block;
 }
 

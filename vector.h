@@ -168,25 +168,29 @@ TARGET static inline int32_t quantised(float x, float inverse) {
     return round_even(v < 127 ? v : 127);
 }
 
-// One block of n floats, filled up with zeros; returns the sum.
-TARGET static inline int32_t quantise_block(int8_t *q, const float *x, float inverse, int n, int block) {
-    int32_t total = 0;
-    for (int i = 0; i < n; i++) {
-        int32_t v = quantised(x[i], inverse);
-        q[i] = (int8_t)v;
-        total += v;
-    }
-    for (int i = n; i < block; i++) q[i] = 0;
-    return total;
+// Four columns of token t, at column k, in the group that q belongs to.
+TARGET static inline void put_columns(int8_t *q, int group, int k, int n, const int8_t *columns) {
+    for (int i = 0; i < n; i += 4) memcpy(q + (size_t)(k + i) * (size_t)group, columns + i, 4);
 }
 
-// A row of n floats as blocks: x = scale q, |q| <= 127.
-TARGET static void quantise(int8_t *q, float *scale, int32_t *offset, const float *x, int n, int block) {
-    for (int i = 0; i < n; i += block, scale++, offset++) {
+// A row of n floats becomes row t, x = scale q, |q| <= 127; the last block is filled up with zeros.
+TARGET static void quantise(const Int8Rows *to, int t, const float *x, int n, int block) {
+    size_t group = (size_t)(t / to->group), lane = (size_t)(t % to->group);
+    int8_t *q = to->q + group * to->q_bytes + lane * 4, columns[2 * Q8_BLOCK];
+    size_t at = group * to->n_scales + lane;
+    for (int i = 0; i < n; i += block, at += (size_t)to->group) {
         int length = n - i < block ? n - i : block;
         float most = largest(x + i, length), inverse = inverse_scale(most);
-        *scale = inverse > 0 ? most / 127 : 0;
-        *offset = -128 * quantise_block(q + i, x + i, inverse, length, block);
+        int32_t total = 0;
+        if (length < block) memset(columns, 0, sizeof columns);
+        for (int j = 0; j < length; j++) {
+            int32_t v = quantised(x[i + j], inverse);
+            columns[j] = (int8_t)v;
+            total += v;
+        }
+        put_columns(q, to->group, i, block, columns);
+        to->scale[at] = inverse > 0 ? most / 127 : 0;
+        to->offset[at] = -128 * total;
     }
 }
 
@@ -200,29 +204,29 @@ TARGET static inline int32_t exp2_127(float t) {
     return round_even(127 * float_of(bits_of(p) + power));
 }
 
-// exp(factor x) as rows of int8 with blocks of Q8_BLOCK, ready to multiply values: q = round(127 e^(factor (x - block's
-// largest))), scale = e^(factor (block's largest - row's largest)). Returns the reciprocal of their sum, so that the weights,
-// as rounded, add up to 1.
-TARGET static float softmax_int8(int8_t *q, float *scale, int32_t *offset, const float *x, int n, float factor) {
-    float most = x[0], total = 0, binary = factor * 1.44269504f;
-    for (int i = 0, b = 0; i < n; i += Q8_BLOCK, b++) {
-        int length = n - i < Q8_BLOCK ? n - i : Q8_BLOCK;
+// exp(factor x) as row t with blocks of Q8_BLOCK, ready to multiply values: q = round(127 e^(factor (x - block's largest))),
+// scale = e^(factor (block's largest - row's largest)). Returns the reciprocal of their sum, so that the weights, as rounded,
+// add up to 1.
+TARGET static float softmax_int8(const Int8Rows *to, int t, const float *x, int n, float factor) {
+    size_t group = (size_t)(t / to->group), lane = (size_t)(t % to->group);
+    int8_t *q = to->q + group * to->q_bytes + lane * 4, columns[Q8_BLOCK];
+    float *scale = to->scale + group * to->n_scales + lane, most = x[0], total = 0, binary = factor * 1.44269504f;
+    int32_t *offset = to->offset + group * to->n_scales + lane;
+    for (int i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
+    for (int i = 0; i < n; i += Q8_BLOCK, scale += to->group, offset += to->group) {
+        int length = n - i < Q8_BLOCK ? n - i : Q8_BLOCK, sum_q = 0;
         float peak = x[i];
         for (int j = 1; j < length; j++) peak = x[i + j] > peak ? x[i + j] : peak;
-        scale[b] = peak;
-        most = peak > most ? peak : most;
-    }
-    for (int i = 0, b = 0; i < n; i += Q8_BLOCK, b++) {
-        int length = n - i < Q8_BLOCK ? n - i : Q8_BLOCK, sum_q = 0;
+        if (length < Q8_BLOCK) memset(columns, 0, sizeof columns);
         for (int j = 0; j < length; j++) {
-            int32_t v = exp2_127((x[i + j] - scale[b]) * binary);  // never above 0, however large x is
-            q[i + j] = (int8_t)v;
+            int32_t v = exp2_127((x[i + j] - peak) * binary);  // never above 0, however large x is
+            columns[j] = (int8_t)v;
             sum_q += v;
         }
-        for (int j = length; j < Q8_BLOCK; j++) q[i + j] = 0;
-        scale[b] = exp_f32((scale[b] - most) * factor);
-        offset[b] = -128 * sum_q;
-        total = fmaf(scale[b], (float)sum_q, total);
+        put_columns(q, to->group, i, Q8_BLOCK, columns);
+        *scale = exp_f32((peak - most) * factor);
+        *offset = -128 * sum_q;
+        total = fmaf(*scale, (float)sum_q, total);
     }
     return 1 / total;
 }

@@ -83,21 +83,29 @@ typedef struct {
     int type, block, n_blocks, n_panels, n_tok, extreme;
 } Case;
 
-// Activations in arrays that end with their last block.
+// Where column i of token t lies, and the scale of its block b.
+static size_t place(const Int8Rows *x, int t, int i) {
+    return (size_t)(t / x->group) * x->q_bytes + (size_t)((i / 4 * x->group + t % x->group) * 4 + i % 4);
+}
+
+static size_t scale_place(const Int8Rows *x, int t, int b) { return (size_t)(t / x->group) * x->n_scales + (size_t)(b * x->group + t % x->group); }
+
+// Activations in arrays that end with their last group; a single token is a group of its own.
 static Int8Rows random_rows(const Case *c) {
-    size_t n = (size_t)c->n_tok, width = (size_t)(c->n_blocks * c->block);
-    size_t ldq = width + (size_t)random_below(9), lds = (size_t)(c->n_blocks + random_below(3));
-    size_t n_q = (n - 1) * ldq + width, n_s = (n - 1) * lds + (size_t)c->n_blocks;
-    Int8Rows x = {malloc(n_q), malloc(n_s * sizeof(float)), malloc(n_s * sizeof(int32_t)), ldq, lds};
+    int group = c->n_tok == 1 && c->block == (c->type == SMOL_Q8 ? Q8_BLOCK : Q4_BLOCK) ? 1 : TOKENS, n_groups = (c->n_tok + group - 1) / group;
+    size_t width = (size_t)(c->n_blocks * c->block * group), blocks = (size_t)(c->n_blocks * group);
+    size_t q_bytes = width + (size_t)random_below(9) * 4, n_scales = blocks + (size_t)random_below(3);
+    size_t n_q = (size_t)(n_groups - 1) * q_bytes + width, n_s = (size_t)(n_groups - 1) * n_scales + blocks;
+    Int8Rows x = {malloc(n_q), malloc(n_s * sizeof(float)), malloc(n_s * sizeof(int32_t)), q_bytes, n_scales, group};
     if (!x.q || !x.scale || !x.offset) exit(2);
     int same = c->extreme && random_below(4) == 0;
     for (size_t i = 0; i < n_q; i++) x.q[i] = same ? (int8_t)(random_state >> 63 ? 127 : -127) : random_int8(c->extreme);
     for (size_t i = 0; i < n_s; i++) x.scale[i] = random_scale(c->extreme), x.offset[i] = 0x55555555;
-    for (size_t t = 0; t < n; t++) {
+    for (int t = 0; t < c->n_tok; t++) {
         for (int b = 0; b < c->n_blocks; b++) {
             int sum = 0;
-            for (int i = 0; i < c->block; i++) sum += x.q[t * ldq + (size_t)(b * c->block + i)];
-            x.offset[t * lds + (size_t)b] = -128 * sum;
+            for (int i = 0; i < c->block; i++) sum += x.q[place(&x, t, b * c->block + i)];
+            x.offset[scale_place(&x, t, b)] = -128 * sum;
         }
     }
     return x;
@@ -113,9 +121,9 @@ static void strip_definition(float *y, size_t ldy, const Case *c, const uint8_t 
             for (int b = 0; b < c->n_blocks; b++) {
                 int32_t sum = 0;
                 for (int i = b * c->block; i < (b + 1) * c->block; i++) {
-                    sum += quant_of(c->type, panel, c->n_blocks, r % 16, i) * x->q[(size_t)t * x->ldq + (size_t)i];
+                    sum += quant_of(c->type, panel, c->n_blocks, r % 16, i) * x->q[place(x, t, i)];
                 }
-                float scale = scale_of(panel, r % 16, b) * x->scale[(size_t)t * x->lds + (size_t)b];
+                float scale = scale_of(panel, r % 16, b) * x->scale[scale_place(x, t, b)];
                 *out = fmaf(scale, (float)sum, *out);
             }
         }

@@ -59,10 +59,14 @@ static void use_silu(const VectorOps *ops, Made *m, const Given *g) {
     ops->silu_multiply(m->f, g->x[1], g->n);
 }
 
-static void use_quantise(const VectorOps *ops, Made *m, const Given *g) { ops->quantise(m->q, m->f, m->i, g->x[0], g->n, g->block); }
+static void use_quantise(const VectorOps *ops, Made *m, const Given *g) {
+    const Int8Rows rows = {m->q, m->f, m->i, 0, 0, 1};
+    ops->quantise(&rows, 0, g->x[0], g->n, g->block);
+}
 
 static void use_softmax_int8(const VectorOps *ops, Made *m, const Given *g) {
-    m->f[MOST] = ops->softmax_int8(m->q, m->f, m->i, g->x[0], g->n, g->number);
+    const Int8Rows rows = {m->q, m->f, m->i, 0, 0, 1};
+    m->f[MOST] = ops->softmax_int8(&rows, 0, g->x[0], g->n, g->number);
 }
 
 // Columns of 16: a multiple of 4 of them.
@@ -166,8 +170,9 @@ static void test_quantise(const VectorOps *ops) {
         float x[MOST], scale[MOST];
         int8_t q[MOST + 64];
         int32_t offset[MOST];
+        const Int8Rows rows = {q, scale, offset, 0, 0, 1};
         fill(x, n, round % 2);
-        ops->quantise(q, scale, offset, x, n, block);
+        ops->quantise(&rows, 0, x, n, block);
         for (int b = 0; b * block < n; b++) {
             float most = 0;
             int sum = 0;
@@ -184,15 +189,41 @@ static void test_quantise(const VectorOps *ops) {
     }
 }
 
+// A token in a group of eight: the same numbers as alone, four columns apart, and the others' untouched.
+static void test_groups(const VectorOps *ops) {
+    enum { N = 150, BLOCKS = 5 };
+    float x[N], scale[2 * BLOCKS * TOKENS], alone_scale[BLOCKS];
+    int8_t q[2 * 160 * TOKENS], alone_q[160];
+    int32_t offset[2 * BLOCKS * TOKENS], alone_offset[BLOCKS];
+    const Int8Rows rows = {q, scale, offset, 160 * TOKENS, BLOCKS * TOKENS, TOKENS}, alone = {alone_q, alone_scale, alone_offset, 0, 0, 1};
+    for (int t = 0; t < 2 * TOKENS; t++) {
+        int good = 1, touched = 0;
+        fill(x, N, 0);
+        memset(q, 111, sizeof q);
+        ops->quantise(&alone, 0, x, N, 32);
+        ops->quantise(&rows, t, x, N, 32);
+        for (int i = 0; i < 160; i++) {
+            good = good && q[t / TOKENS * 160 * TOKENS + (i / 4 * TOKENS + t % TOKENS) * 4 + i % 4] == alone_q[i];
+        }
+        for (int b = 0; b < BLOCKS; b++) {
+            int at = t / TOKENS * BLOCKS * TOKENS + b * TOKENS + t % TOKENS;
+            good = good && scale[at] == alone_scale[b] && offset[at] == alone_offset[b];
+        }
+        for (size_t i = 0; i < sizeof q; i++) touched += q[i] != 111;
+        CHECK(good && touched <= 160, "token %d of two groups, %d bytes", t, touched);
+    }
+}
+
 // Halves between two integers: the largest of the block is 127, so that the others are their own values.
 static void test_ties(const VectorOps *ops) {
     float x[64] = {127}, scale;
     int8_t q[64];
     int32_t offset;
     int good = 1;
+    const Int8Rows rows = {q, &scale, &offset, 0, 0, 1};
     for (int from = -126; from < 126; from += 42) {
         for (int i = 0; i < 42; i++) x[i + 1] = (float)(from + i) + 0.5f;
-        ops->quantise(q, &scale, &offset, x, 43, 64);
+        ops->quantise(&rows, 0, x, 43, 64);
         for (int i = 0; i < 42; i++) good = good && q[i + 1] == (from + i) + ((from + i) & 1) && scale == 1;
     }
     CHECK(good, "half to even");
@@ -206,8 +237,9 @@ static void test_softmax_int8(const VectorOps *ops) {
         float x[MOST], scale[MOST], factor = 0.05f + (float)random_below(100) / 40;
         int8_t q[MOST + 64];
         int32_t offset[MOST];
+        const Int8Rows rows = {q, scale, offset, 0, 0, 1};
         fill(x, n, 0);
-        float inverse = ops->softmax_int8(q, scale, offset, x, n, factor);
+        float inverse = ops->softmax_int8(&rows, 0, x, n, factor);
         double total = 0, worst = 0, most = -1e9;
         for (int i = 0; i < n; i++) most = fmax(most, x[i]);
         for (int i = 0; i < n; i++) {
@@ -252,6 +284,7 @@ int main(void) {
         const VectorOps *ops = kernel_find(smol_kernel(i))->ops;
         test_halves(ops);
         test_quantise(ops);
+        test_groups(ops);
         test_ties(ops);
         test_softmax_int8(ops);
         test_pack(ops);
