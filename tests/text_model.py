@@ -7,6 +7,7 @@
 The row orders are written here from the descriptions of the formats, not taken from the exporter.
 """
 
+import json
 import os
 
 import gguf
@@ -15,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tiny_model import BASE_SPECIALS, fill, make_tokenizer, read_json, write_json
+from tiny_model import byte_alphabet, fill, make_tokenizer, read_json, write_json
 
 DEFAULTS = dict(
     architecture="LlamaForCausalLM", dim=40, n_heads=4, n_kv_heads=2, head_dim=8, hidden_dim=72, n_layers=3, vocab_size=640,
@@ -177,22 +178,24 @@ def add_metadata(writer, folder, config, skip):
     for key, value in add.items():
         if key not in skip:
             getattr(writer, "add_" + key)(value)
-    tokenizer = read_json(folder, "tokenizer.json")
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{{ messages }}")
+    writer.add_license("apache-2.0")
+    if "tokenizer" not in skip:
+        add_tokenizer(writer, read_json(folder, "tokenizer.json"), config["vocab_size"])
+
+
+def add_tokenizer(writer, tokenizer, n):
+    """Places without a token have a name and the type 5, unused."""
     tokens = {i: text for text, i in tokenizer["model"]["vocab"].items()}
     added = {a["id"]: a["content"] for a in tokenizer["added_tokens"]}
-    n = config["vocab_size"]
-    # places without a token have a name and the type 5, unused
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list([added.get(i) or tokens.get(i) or f"[PAD{i}]" for i in range(n)])
     writer.add_token_types([3 if i in added else 1 if i in tokens else 5 for i in range(n)])
     writer.add_token_merges([" ".join(m) if isinstance(m, list) else m for m in tokenizer["model"]["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
     writer.add_pad_token_id(2)
-    writer.add_chat_template("{{ messages }}")
-    writer.add_license("apache-2.0")
-    assert len(BASE_SPECIALS) <= len(added)
 
 
 def gguf_name(name):
@@ -203,3 +206,34 @@ def gguf_name(name):
                          ("mlp.down_proj", "ffn_down")):
         name = name.replace(ours, theirs)
     return name
+
+
+def add_sentencepiece(writer, path):
+    """The tokenizer of Mistral's v3 models, as llama.cpp's converter writes it."""
+    import sentencepiece
+    model = sentencepiece.SentencePieceProcessor(model_file=path)
+    n = range(model.get_piece_size())
+    pieces = [model.id_to_piece(i) for i in n]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores([model.get_score(i) for i in n])
+    writer.add_token_types([2 if model.is_unknown(i) else 3 if model.is_control(i) else 6 if model.is_byte(i) else
+                            4 if pieces[i].startswith("[REFERENCE_DOC_") else 1 for i in n])
+    return model
+
+
+def add_tekken(writer, path):
+    """Tekken as a byte-level BPE: every split of a token into two others is a merge, in the order of the tokens."""
+    import base64
+    with open(path, encoding="utf-8") as f:
+        data = json.load(f)
+    alphabet = byte_alphabet()
+    words = [base64.b64decode(t["token_bytes"]) for t in data["vocab"][:131072 - 1000]]
+    known = set(words)
+    texts = {word: "".join(alphabet[b] for b in word) for word in words}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("tekken")
+    writer.add_token_list(["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *(f"<SPECIAL_{i}>" for i in range(5, 1000)), *texts.values()])
+    writer.add_token_types([3] * 1000 + [1] * len(words))
+    writer.add_token_merges([f"{texts[word[:k]]} {texts[word[k:]]}" for word in words for k in range(1, len(word))
+                             if word[:k] in known and word[k:] in known])
