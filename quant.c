@@ -133,6 +133,10 @@ static const Kernel *const kernels[] = {
     &kernel_avx512,
     &kernel_avx2,
 #endif
+#ifdef __aarch64__
+    &kernel_dotprod,
+    &kernel_neon,
+#endif
     &kernel_c,
 };
 
