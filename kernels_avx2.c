@@ -28,15 +28,15 @@
 
 // ---- int8 ----
 
-enum { TOKENS = 4, COLUMNS = 512 };  // of a tile; that are widened, and unpacked from Q4, at a time
+enum { COLUMNS = 256 };  // that are widened, and unpacked from Q4, at a time
 
-// Columns of one token as 16-bit numbers, two in each int32_t: 0 2, 4 6, ... and 1 3, 5 7, ...
+// Columns of a group of tokens as 16-bit numbers, two in each int32_t: k k+2 of each token, and k+1 k+3.
 typedef struct {
-    _Alignas(32) int32_t even[COLUMNS / 4], odd[COLUMNS / 4];
+    _Alignas(32) int32_t even[COLUMNS / 4 * TOKENS], odd[COLUMNS / 4 * TOKENS];
 } Wide;
 
-// n: a multiple of 4.
-TARGET static void widen_row(Wide *to, const int8_t *x, int n) {
+// n: bytes of a group's columns, a multiple of 4.
+TARGET static void widen_group(Wide *to, const int8_t *x, int n) {
     int k = 0;
     for (; k + 32 <= n; k += 32) {
         __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(x + k));
@@ -91,70 +91,80 @@ typedef struct {
     int n_blocks, block;
 } Stretch;
 
+// Four tokens of a group: where their outputs go, their scales and offsets (n_blocks, group), and the group's columns.
 typedef struct {
-    float *y[TOKENS];
-    const float *scale[TOKENS];
-    const int32_t *offset[TOKENS];
-    Wide x[TOKENS];
+    float *y[4];
+    const float *scale;
+    const int32_t *offset;
+    const Wide *x;
+    int first;  // of the four in its group
 } Tile;
-
-// Where fewer than four tokens are left, the last one is taken again, and what becomes of it goes to waste.
-TARGET static void fill_tile(Tile *tile, float *waste, float *y, size_t ldy, const Int8Rows *x, int n_tok, int n_columns) {
-    for (int i = 0; i < TOKENS; i++) {
-        size_t row = (size_t)(i < n_tok ? i : n_tok - 1);
-        tile->y[i] = i < n_tok ? y + row * ldy : waste;
-        tile->scale[i] = x->scale + row * x->lds;
-        tile->offset[i] = x->offset + row * x->lds;
-        if (i < n_tok || n_tok > 1) widen_row(&tile->x[i], x->q + row * x->ldq, n_columns);
-    }
-}
 
 TARGET static void four_tokens(const Tile *restrict t, const Stretch *s) {
     const uint8_t *w = s->quants;
-    for (int b = 0, i = 0; b < s->n_blocks; b++) {
-        Sums s0 = start(t->offset[0][b]), s1 = start(t->offset[1][b]), s2 = start(t->offset[2][b]), s3 = start(t->offset[3][b]);
-        for (int end = i + s->block / 4; i < end; i++, w += 64) {
+    for (int b = 0, i = t->first; b < s->n_blocks; b++) {
+        const int32_t *offset = t->offset + b * TOKENS;
+        const float *x_scale = t->scale + b * TOKENS;
+        Sums s0 = start(offset[0]), s1 = start(offset[1]), s2 = start(offset[2]), s3 = start(offset[3]);
+        for (int k = 0; k < s->block; k += 4, i += TOKENS, w += 64) {
             Weights four = columns(w);
-            s0 = step(s0, four, &t->x[0], i);
-            s1 = step(s1, four, &t->x[1], i);
-            s2 = step(s2, four, &t->x[2], i);
-            s3 = step(s3, four, &t->x[3], i);
+            s0 = step(s0, four, t->x, i);
+            s1 = step(s1, four, t->x, i + 1);
+            s2 = step(s2, four, t->x, i + 2);
+            s3 = step(s3, four, t->x, i + 3);
         }
         const uint8_t *scale = s->scales + 32 * b;
-        finish(t->y[0], scale, t->scale[0][b], s0);
-        finish(t->y[1], scale, t->scale[1][b], s1);
-        finish(t->y[2], scale, t->scale[2][b], s2);
-        finish(t->y[3], scale, t->scale[3][b], s3);
+        finish(t->y[0], scale, x_scale[0], s0);
+        finish(t->y[1], scale, x_scale[1], s1);
+        finish(t->y[2], scale, x_scale[2], s2);
+        finish(t->y[3], scale, x_scale[3], s3);
     }
 }
 
 // As many chains as there are registers of weights: each column's even and odd halves have their own.
-TARGET static void one_token(const Tile *restrict t, const Stretch *s) {
+TARGET static void one_token(float *y, const Stretch *s, const Wide *x, const float *x_scale, const int32_t *offset) {
     const uint8_t *w = s->quants;
     for (int b = 0, i = 0; b < s->n_blocks; b++) {
-        Sums sums = start(t->offset[0][b]);
-        for (int end = i + s->block / 4; i < end; i++, w += 64) sums = step(sums, columns(w), &t->x[0], i);
-        finish(t->y[0], s->scales + 32 * b, t->scale[0][b], sums);
+        Sums sums = start(offset[b]);
+        for (int end = i + s->block / 4; i < end; i++, w += 64) sums = step(sums, columns(w), x, i);
+        finish(y, s->scales + 32 * b, x_scale[b], sums);
+    }
+}
+
+// A group's tokens, four at a time. Where fewer are left, what becomes of the missing ones goes to waste.
+TARGET static void multiply_group(float *y, size_t ldy, const Stretch *s, const Wide *wide, const float *scale, const int32_t *offset,
+                                  int n_tok) {
+    float waste[LANES] = {0};
+    for (int first = 0; first < n_tok; first += 4) {
+        Tile tile = {{NULL, NULL, NULL, NULL}, scale + first, offset + first, wide, first};
+        for (int i = 0; i < 4; i++) tile.y[i] = first + i < n_tok ? y + (size_t)(first + i) * ldy : waste;
+        four_tokens(&tile, s);
     }
 }
 
 // All tokens by a stretch of one panel, or of two.
 TARGET static void multiply_stretch(float *y, size_t ldy, const Stretch panels[2], int n_panels, const Int8Rows *x, int n_tok) {
-    float waste[2 * LANES] = {0};
-    Tile tile;
-    for (int t = 0; t < n_tok; t += TOKENS) {
-        int n = n_tok - t < TOKENS ? n_tok - t : TOKENS;
-        const Int8Rows from = {x->q + (size_t)t * x->ldq, x->scale + (size_t)t * x->lds, x->offset + (size_t)t * x->lds, x->ldq, x->lds};
-        fill_tile(&tile, waste, y + (size_t)t * ldy, ldy, &from, n, panels->n_blocks * panels->block);
+    Wide wide;
+    size_t group = 0;
+    for (int t = 0; t < n_tok; t += x->group, group++) {
+        const float *scale = x->scale + group * x->n_scales;
+        const int32_t *offset = x->offset + group * x->n_scales;
+        widen_group(&wide, x->q + group * x->q_bytes, panels->n_blocks * panels->block * x->group);
         for (int p = 0; p < n_panels; p++) {
-            if (n == 1) {
-                one_token(&tile, &panels[p]);
+            float *out = y + (size_t)t * ldy + p * LANES;
+            if (x->group == 1) {
+                one_token(out, &panels[p], &wide, scale, offset);
             } else {
-                four_tokens(&tile, &panels[p]);
+                multiply_group(out, ldy, &panels[p], &wide, scale, offset, n_tok - t < TOKENS ? n_tok - t : TOKENS);
             }
-            for (int i = 0; i < TOKENS; i++) tile.y[i] += LANES;
         }
     }
+}
+
+// The rows from block b on.
+TARGET static Int8Rows rows_from(const Int8Rows *x, int b, int block) {
+    size_t first = (size_t)b * (size_t)x->group;
+    return (Int8Rows){x->q + first * (size_t)block, x->scale + first, x->offset + first, x->q_bytes, x->n_scales, x->group};
 }
 
 TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
@@ -163,7 +173,7 @@ TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows
         n = w->n_blocks - b < most ? w->n_blocks - b : most;
         const uint8_t *quants = strip_quants(w) + (size_t)(b * w->block) * LANES, *scales = w->panel + 32 * b;
         const Stretch panels[2] = {{quants, scales, n, w->block}, {quants + w->panel_bytes, scales + w->panel_bytes, n, w->block}};
-        const Int8Rows from = {x->q + b * w->block, x->scale + b, x->offset + b, x->ldq, x->lds};
+        const Int8Rows from = rows_from(x, b, w->block);
         multiply_stretch(y, ldy, panels, w->n_panels, &from, n_tok);
     }
 }
@@ -220,15 +230,15 @@ TARGET static void one_token_q4(float *y, const uint8_t *scales, const uint8_t *
 TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
     _Alignas(64) uint8_t quants[2][COLUMNS * LANES];
     const uint8_t *nibbles = strip_quants(w);
-    for (int p = 0; n_tok == 1 && p < w->n_panels; p++) {
+    for (int p = 0; x->group == 1 && p < w->n_panels; p++) {
         one_token_q4(y + p * LANES, w->panel + (size_t)p * w->panel_bytes, nibbles + (size_t)p * w->panel_bytes, x, w->n_blocks);
     }
-    for (int b = 0, n; n_tok > 1 && b < w->n_blocks; b += n) {
+    for (int b = 0, n; x->group > 1 && b < w->n_blocks; b += n) {
         n = w->n_blocks - b < COLUMNS / Q4_BLOCK ? w->n_blocks - b : COLUMNS / Q4_BLOCK;
         const uint8_t *from = nibbles + (size_t)b * LANES * Q4_BLOCK / 2, *scales = w->panel + 32 * b;
         for (int p = 0; p < w->n_panels; p++) unpack(quants[p], from + (size_t)p * w->panel_bytes, n);
         const Stretch panels[2] = {{quants[0], scales, n, Q4_BLOCK}, {quants[1], scales + w->panel_bytes, n, Q4_BLOCK}};
-        const Int8Rows rows = {x->q + b * Q4_BLOCK, x->scale + b, x->offset + b, x->ldq, x->lds};
+        const Int8Rows rows = rows_from(x, b, Q4_BLOCK);
         multiply_stretch(y, ldy, panels, w->n_panels, &rows, n_tok);
     }
 }
