@@ -87,8 +87,8 @@ def compensated(t, q, spread):
 def inverse_root(moments):
     """From the second moments of a matrix' inputs, (n_cols, n_cols): the upper triangular root of their inverse. Some noise
     is added to the inputs, without which rare ones would not count at all."""
-    h = moments.astype(np.float64)
-    h[np.diag_indices_from(h)] += NOISE * h.trace() / len(h) + TINY
+    h = moments.astype(np.float64) / max(np.trace(moments) / len(moments), TINY)
+    h[np.diag_indices_from(h)] += NOISE
     return np.linalg.cholesky(np.linalg.inv(h)).T.astype(np.float32)
 
 
