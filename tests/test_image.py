@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from make_image_golden import tiling_sizes
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PHOTOS = pathlib.Path(os.environ.get("SMOL_ASSETS", ROOT.parent / "shared" / "assets")) / "images" / "photos"
 SETTINGS = ((2048, 512), (1536, 384), (512, 512))  # longest edge, tile: 256M and 500M, 2.2B, video frames
@@ -40,6 +42,29 @@ def compare(driver, path, image, longest_edge, tile, split):
     assert np.array_equal(ours.reshape(expected.shape), expected)
     rows, cols = (int(n) for n in run.stderr.split()[3:5])  # "640 x 480: 3 4 13, ..."
     assert (rows, cols) == (out["rows"][0][0], out["cols"][0][0])
+
+
+def sizes():
+    """Those of the table of tilings (make_image_golden.py) that a machine can hold."""
+    return [(w, h) for w, h in tiling_sizes() if w * h < 20_000_000]
+
+
+@pytest.mark.parametrize("longest_edge, tile", SETTINGS)
+def test_sizes(driver, tmp_path, longest_edge, tile):
+    """Tiles before rescaling and normalising, as bytes: a fortieth of the sizes, or all, which takes a quarter of an hour, with
+    SMOL_ALL_SIZES=1."""
+    every = 1 if os.environ.get("SMOL_ALL_SIZES") else 40
+    processor = SmolVLMImageProcessorPil(size={"longest_edge": longest_edge}, max_image_size={"longest_edge": tile},
+                                         do_rescale=False, do_normalize=False)
+    assert len(sizes()) >= 300
+    for i, (width, height) in enumerate(sizes()[::every]):
+        image = Image.fromarray(np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        image.save(tmp_path / "picture.ppm")
+        expected = np.asarray(processor(images=[[image]])["pixel_values"])[0]
+        command = [driver, tmp_path / "picture.ppm", str(longest_edge), str(tile), "1"]
+        ours = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<f4")
+        ours = np.rint((ours.reshape(expected.shape) * 0.5 + 0.5) * 255)
+        assert np.array_equal(ours, expected), (width, height)
 
 
 def random_picture(draw, i):
