@@ -1,0 +1,49 @@
+"""--score on the command line: what it refuses, and that neither threads nor kernels change its numbers."""
+
+import json
+
+import pytest
+
+from configs import LONG
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(LONG[:1500] + " Grüße \x00 <|im_end|>")
+    return path
+
+
+def test_score_windows(program, tiny, text):
+    result = json.loads(program.good(tiny, "--score", text, "-c", 100))
+    assert result["window"] == 100 and result["windows"] == len(result["window_nll"]) == result["tokens"] // 100 > 3
+    assert result["predictions"] == 99 * result["windows"] and 0 < result["mean_nll"] < 50
+    assert json.loads(program.good(tiny, "--score", text, "-c", 2, "--json"))["windows"] == result["tokens"] // 2
+
+
+def test_score_is_the_same_everywhere(plain, tiny, text):
+    kernels = plain.good("--kernels").decode().split()
+    numbers = {plain.good(tiny, "--score", text, "-c", 300, "-j", j, "--kernel", k).decode().split(',"kernel"')[0]
+               for j in (1, 3) for k in kernels}
+    assert len(numbers) == 1
+
+
+@pytest.mark.parametrize("options, content, message", [
+    ([], None, "no.txt: "), ([], b"", "0 tokens do not fill a window of 512"), ([], b"one two", "tokens do not fill a window of 512"),
+    (["-c", "1"], b"one two", "do not fill a window of 1 (-c sets its length, at least 2)"),
+    (["-c", "1025"], b"one " * 9000, "context 1025 is not within 1 to the model's 1024"),
+])
+def test_score_refuses(program, tiny, tmp_path, options, content, message):
+    path = tmp_path / "no.txt"
+    if content is not None:
+        path.write_bytes(content)
+    assert message in program.bad(tiny, "--score", path, *options)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--score", "a.txt", "hi"], "take no prompt"), (["--score", "a.txt", "-i", "a.png"], "take no prompt and no picture"),
+    (["--score", "a.txt", "--verify"], "one at a time"), (["--score"], "a value is missing after --score"),
+    (["--score", "a.txt", "--trace", "t"], "have no trace"),
+])
+def test_score_wrong_usage(plain, words, message):
+    assert message in plain.bad("M", *words, status=2)
