@@ -10,6 +10,7 @@
 # make bench-peers  the same against llama.cpp, torch and OpenVINO: see bench/README.md
 # make bench-pictures  a photo of 12 megapixels: decoding beside djpeg (Debian's libjpeg-turbo-progs), resize and cut
 # make mcu      the demonstration model on two microcontrollers in qemu, compared with this machine
+# make windows  build/windows/run.exe, with mingw-w64
 # make clean    removes what was built
 
 CC = cc
@@ -40,7 +41,7 @@ $(BUILD)/%.o: %.c $(wildcard *.h)
 	$(COMPILE) -c $< -o $@
 
 $(BUILD)/run: $(ENGINE:%=$(BUILD)/%.o) $(PROGRAM:%=$(BUILD)/%.o)
-	$(COMPILE) $^ -o $@ -lm
+	$(COMPILE) $^ $(LINK) -o $@ -lm
 
 $(BUILD)/test_%: tests/test_%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
 	$(COMPILE) -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
@@ -134,7 +135,12 @@ bench-pictures: .venv/ready
 mcu: run
 	ports/cortex-m/check.sh
 
+windows:
+	@mkdir -p build/windows
+	x86_64-w64-mingw32-windres ports/windows/utf8.rc build/windows/utf8.o
+	$(MAKE) BUILD=build/windows CC=x86_64-w64-mingw32-gcc OPENMP=-fopenmp LINK="build/windows/utf8.o -static" build/windows/run
+
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check debug test oracle fuzz mcu bench bench-peers bench-pictures clean
+.PHONY: demo chat check debug test oracle fuzz mcu windows bench bench-peers bench-pictures clean

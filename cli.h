@@ -30,6 +30,9 @@ int options_parse(Options *o, int argc, char **argv);
 
 // ---- host.c ----
 
+// Whatever the system needs before all else. Ctrl-C calls interrupted.
+void host_prepare(void (*interrupted)(int));
+
 // Prints one line, "smol: NAME: MESSAGE" (no NAME if NULL); die exits with status 1 after it.
 void complain(const char *name, const char *message);
 _Noreturn void die(const char *name, const char *message);
@@ -47,8 +50,14 @@ typedef struct {
 
 void buffer_add(Buffer *b, const char *bytes, size_t n);
 
-// A regular file is mapped; anything else, and standard input for "-", is read. NULL with err->text filled on failure.
+// A regular file is mapped where that can be; anything else, and standard input for "-", is read. NULL with err->text filled on failure.
 const uint8_t *load_file(const char *name, size_t *n, SmolErr *err);
+
+// An empty file that vanishes when it is closed, or with the program. It may need the name for a moment; NULL: any place.
+FILE *nameless_file(const char *path);
+
+int replace_file(const char *from, const char *to);  // what was at to goes; 0, or -1 with errno set
+int make_folder(const char *name);                   // the same
 
 // One line from standard input without its end, which may be CR LF; 0 at the end of input.
 int read_line(Buffer *line);
@@ -82,8 +91,6 @@ typedef struct {
 
     int kind;
     char **names;            // (n_total) of a folder, in order; NULL of a stream
-    void *mapped;            // the file last asked for
-    size_t n_mapped;
     FILE *stream;
     uint64_t size, first;    // its bytes, and where the first frame begins
     int at;                  // the frame that comes next

@@ -19,7 +19,7 @@
 void dump_open(const char *folder) {
     struct stat info;
     char message[160];
-    if (mkdir(folder, 0777) == 0) return;
+    if (make_folder(folder) == 0) return;
     int why = errno;
     if (why == EEXIST && stat(folder, &info) == 0) {
         if (S_ISDIR(info.st_mode)) return;

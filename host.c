@@ -1,18 +1,140 @@
 // host.c: what the command line needs from its surroundings: memory, files, time, a terminal, whole characters.
 
 #define _DEFAULT_SOURCE
+#define _FILE_OFFSET_BITS 64
 
 #include "cli.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+// ---- the system: Windows, or one that knows POSIX. No other file asks which ----
+
+#ifdef _WIN32
+
+#define PSAPI_VERSION 2
+#include <windows.h>
+
+#include <direct.h>
+#include <io.h>
+#include <psapi.h>
+
+static void (*when_interrupted)(int);
+
+static void on_interrupt(int number) {
+    signal(SIGINT, on_interrupt);  // which Windows forgets each time
+    when_interrupted(number);
+}
+
+void host_prepare(void (*interrupted)(int)) {
+    DWORD mode;
+    HANDLE terminal = GetStdHandle(STD_ERROR_HANDLE);
+    when_interrupted = interrupted;
+    signal(SIGINT, on_interrupt);
+    _setmode(STDIN_FILENO, _O_BINARY);
+    _setmode(STDOUT_FILENO, _O_BINARY);
+    SetConsoleCP(CP_UTF8);
+    SetConsoleOutputCP(CP_UTF8);
+    if (GetConsoleMode(terminal, &mode)) SetConsoleMode(terminal, mode | ENABLE_VIRTUAL_TERMINAL_PROCESSING);
+}
+
+static void *map_file(int fd, size_t n) {
+    errno = 0;
+    HANDLE mapping = CreateFileMappingA((HANDLE)_get_osfhandle(fd), NULL, PAGE_READONLY, 0, 0, NULL);
+    void *map = mapping ? MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, n) : NULL;
+    if (mapping) CloseHandle(mapping);
+    return map;
+}
+
+FILE *nameless_file(const char *path) {
+    char folder[MAX_PATH + 1], name[MAX_PATH + 1];
+    if (!path && GetTempPathA(sizeof folder, folder) && GetTempFileNameA(folder, "smo", 0, name)) path = name;
+    return path ? fopen(path, "w+bTD") : NULL;  // D: deleted when it is closed
+}
+
+int replace_file(const char *from, const char *to) {
+    if (MoveFileExA(from, to, MOVEFILE_REPLACE_EXISTING)) return 0;
+    errno = EACCES;
+    return -1;
+}
+
+int make_folder(const char *name) { return _mkdir(name); }
+
+double now_ms(void) {
+    LARGE_INTEGER count, per_second;
+    QueryPerformanceCounter(&count);
+    QueryPerformanceFrequency(&per_second);
+    return (double)count.QuadPart * 1e3 / (double)per_second.QuadPart;
+}
+
+size_t peak_memory(void) {
+    PROCESS_MEMORY_COUNTERS counters;
+    return GetProcessMemoryInfo(GetCurrentProcess(), &counters, sizeof counters) ? counters.PeakWorkingSetSize : 0;
+}
+
+#else
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#define O_BINARY 0
+
+// A closed pipe and a file too large are errors of the write that meets them.
+void host_prepare(void (*interrupted)(int)) {
+    struct sigaction action = {0};
+    action.sa_handler = interrupted;
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+static void *map_file(int fd, size_t n) {
+    void *map = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
+    return map == MAP_FAILED ? NULL : map;
+}
+
+FILE *nameless_file(const char *path) {
+    FILE *f = path ? fopen(path, "w+b") : tmpfile();
+    if (f && path) remove(path);
+    return f;
+}
+
+int replace_file(const char *from, const char *to) { return rename(from, to); }
+
+int make_folder(const char *name) { return mkdir(name, 0777); }
+
+double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+// Linux counts the memory of the program that started this one into ru_maxrss, but not into VmHWM.
+size_t peak_memory(void) {
+    struct rusage usage;
+    char line[128];
+    size_t kilobytes = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "VmHWM: %zu", &kilobytes) == 1) break;
+    }
+    if (f) fclose(f);
+    if (kilobytes) return kilobytes * 1024;
+    if (getrusage(RUSAGE_SELF, &usage)) return 0;
+#ifdef __APPLE__
+    return (size_t)usage.ru_maxrss;
+#else
+    return (size_t)usage.ru_maxrss * 1024;
+#endif
+}
+
+#endif
 
 // ---- failures and memory ----
 
@@ -52,36 +174,19 @@ void buffer_add(Buffer *b, const char *bytes, size_t n) {
     b->bytes[b->n] = 0;
 }
 
-double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
-// Linux counts the memory of the program that started this one into ru_maxrss, but not into VmHWM.
-size_t peak_memory(void) {
-    struct rusage usage;
-    char line[128];
-    size_t kilobytes = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof line, f)) {
-        if (sscanf(line, "VmHWM: %zu", &kilobytes) == 1) break;
-    }
-    if (f) fclose(f);
-    if (kilobytes) return kilobytes * 1024;
-    if (getrusage(RUSAGE_SELF, &usage)) return 0;
-#ifdef __APPLE__
-    return (size_t)usage.ru_maxrss;
-#else
-    return (size_t)usage.ru_maxrss * 1024;
-#endif
-}
-
 // ---- files ----
 
 static const uint8_t *no_file(SmolErr *err, const char *why) {
     snprintf(err->text, sizeof err->text, "%s", why);
     return NULL;
+}
+
+// A model is read fastest from a multiple of 64, and must be at one of 16, which not every realloc gives.
+static const uint8_t *aligned(Buffer *b) {
+    char *copy = need(NULL, b->n + 64, "file");
+    copy = memcpy(copy + (64 - (uintptr_t)copy % 64), b->bytes, b->n);
+    free(b->bytes);
+    return (const uint8_t *)copy;
 }
 
 static const uint8_t *read_all(int fd, size_t *n, SmolErr *err) {
@@ -91,24 +196,32 @@ static const uint8_t *read_all(int fd, size_t *n, SmolErr *err) {
     buffer_add(&all, "", 0);
     while ((got = read(fd, block, sizeof block)) > 0) buffer_add(&all, block, (size_t)got);
     *n = all.n;
-    return got < 0 ? no_file(err, strerror(errno)) : (const uint8_t *)all.bytes;
+    return got < 0 ? no_file(err, strerror(errno)) : aligned(&all);
+}
+
+// Where files cannot be mapped they are read.
+static const uint8_t *map_or_read(int fd, uintmax_t size, size_t *n, SmolErr *err) {
+    if (size > PTRDIFF_MAX) {
+        snprintf(err->text, sizeof err->text, "%ju bytes are more than this %d-bit program can address", size,
+                 (int)(8 * sizeof(void *)));
+        return NULL;
+    }
+    *n = (size_t)size;
+    const uint8_t *map = map_file(fd, *n);
+    if (map) return map;
+    if (errno == ENOMEM) return no_file(err, "cannot be mapped into memory: there is not enough room for its addresses");
+    return read_all(fd, n, err);
 }
 
 const uint8_t *load_file(const char *name, size_t *n, SmolErr *err) {
     if (!strcmp(name, "-")) return read_all(STDIN_FILENO, n, err);
-    int fd = open(name, O_RDONLY);
+    int fd = open(name, O_RDONLY | O_BINARY);
     struct stat info;
     if (fd < 0 || fstat(fd, &info)) return no_file(err, strerror(errno));
     const uint8_t *bytes;
-    if (S_ISDIR(info.st_mode)) {
-        bytes = no_file(err, "is a folder, not a file");
-    } else if (S_ISREG(info.st_mode) && info.st_size > 0) {
-        *n = (size_t)info.st_size;
-        void *map = (uintmax_t)info.st_size > SIZE_MAX ? MAP_FAILED : mmap(NULL, *n, PROT_READ, MAP_PRIVATE, fd, 0);
-        bytes = map == MAP_FAILED ? no_file(err, "cannot be mapped into memory") : map;
-    } else {
-        bytes = read_all(fd, n, err);
-    }
+    if (S_ISDIR(info.st_mode)) bytes = no_file(err, "is a folder, not a file");
+    else if (S_ISREG(info.st_mode) && info.st_size > 0) bytes = map_or_read(fd, (uintmax_t)info.st_size, n, err);
+    else bytes = read_all(fd, n, err);
     close(fd);
     return bytes;
 }

@@ -378,6 +378,7 @@ static void hash_sections(SmolModel *m) {
 int smol_open(SmolModel *m, const void *bytes, size_t n_bytes, SmolErr *err) {
     *m = (SmolModel){.bytes = bytes, .n_bytes = n_bytes};
     const uint8_t *h = bytes;
+    if ((uintptr_t)bytes % 16) return fail(err, SMOL_E_FORMAT, "the model lies at an address that is no multiple of 16");
     int code = check_header(m, err);
     if (code) return code;
 

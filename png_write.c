@@ -219,7 +219,7 @@ void write_png(const char *path, const uint8_t *rgb, int width, int height, size
     write_chunk(&w, "IEND", "", 0);
     FILE *file = w.file;
     w.file = NULL;
-    check(fclose(file) == 0 && rename(w.tmp_path, path) == 0, &w);
+    check(fclose(file) == 0 && replace_file(w.tmp_path, path) == 0, &w);
     free(w.band);
     free(w.out);
     free(w.tmp_path);

@@ -46,6 +46,7 @@ static volatile sig_atomic_t interrupted;
 static volatile sig_atomic_t waiting;   // for a question: there is nothing to end cleanly
 static volatile sig_atomic_t prompted;  // the terminal's cursor stands behind a prompt
 
+// Ctrl-C is noticed between steps.
 static void on_interrupt(int number) {
     (void)number;
     if (waiting) {
@@ -637,15 +638,6 @@ static int list_kernels(void) {
     return 0;
 }
 
-// Ctrl-C is noticed between steps. A closed pipe and a file too large are errors of the write that meets them.
-static void catch_signals(void) {
-    struct sigaction action = {0};
-    action.sa_handler = on_interrupt;
-    sigaction(SIGINT, &action, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN);
-}
-
 // Who forgets MODEL has named something else first.
 static _Noreturn void die_of_model(const char *name, const SmolErr *err) {
     char line[400];
@@ -672,7 +664,7 @@ static int work(Session *s) {
 
 int main(int argc, char **argv) {
     static Session s;
-    catch_signals();
+    host_prepare(on_interrupt);
     int status = options_parse(&s.opt, argc, argv);
     if (status < 0) status = s.opt.list_kernels ? list_kernels() : work(&s);
     flush_output();

@@ -119,7 +119,7 @@ typedef struct {
     uint8_t sha256[32];  // of header, tokenizer, provenance and directory; the directory holds each tensor's own
 } SmolModel;
 
-// Checks everything but the tensors' values. bytes must be aligned to 16.
+// Checks everything but the tensors' values. bytes must be aligned to 16, and are best aligned to 64.
 int smol_open(SmolModel *m, const void *bytes, size_t n_bytes, SmolErr *err);
 
 // The i-th tensor of the directory, 0 <= i < n_tensors.

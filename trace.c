@@ -4,6 +4,7 @@
 // each tensor's pieces are copied together behind the header that only then can be written.
 
 #define _DEFAULT_SOURCE
+#define _FILE_OFFSET_BITS 64
 
 #include "cli.h"
 
@@ -48,9 +49,8 @@ Trace *trace_open(const char *path) {
     struct stat info;
     if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) die(path, "is no regular file, and would be replaced");
     char *scratch_path = join(path, ".pieces.tmp");
-    t->scratch = fopen(scratch_path, "w+b");
+    t->scratch = nameless_file(scratch_path);
     check(t->scratch != NULL, t);
-    remove(scratch_path);  // it lives on without a name until it is closed, even if the program is killed
     free(scratch_path);
     open_trace = t;
     atexit(clean_up);
@@ -123,7 +123,7 @@ static void write_header(const Trace *t, FILE *f) {
 static void copy_piece(const Trace *t, const Piece *p, FILE *f) {
     static char block[1 << 16];
     long long left = (long long)p->n_rows * p->n_cols * 4;
-    check(fseek(t->scratch, (long)p->offset, SEEK_SET) == 0, t);
+    check(fseeko(t->scratch, (off_t)p->offset, SEEK_SET) == 0, t);
     while (left > 0) {
         size_t n = left < (long long)sizeof block ? (size_t)left : sizeof block;
         check(fread(block, 1, n, t->scratch) == n && fwrite(block, 1, n, f) == n, t);
@@ -142,7 +142,7 @@ void trace_close(Trace *t) {
             if (!strcmp(t->pieces[k].name, t->pieces[i].name)) copy_piece(t, &t->pieces[k], f);
         }
     }
-    check(fclose(f) == 0 && rename(t->tmp_path, t->path) == 0, t);
+    check(fclose(f) == 0 && replace_file(t->tmp_path, t->path) == 0, t);
     fclose(t->scratch);
     open_trace = NULL;
 }

@@ -17,7 +17,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -77,27 +76,29 @@ static int list_folder(Video *v, DIR *folder, SmolErr *err) {
     return 0;
 }
 
-static void unmap(Video *v) {
-    if (v->mapped) munmap(v->mapped, v->n_mapped);
-    v->mapped = NULL;
+static int read_frame(Video *v, const char *path, size_t n, SmolErr *err) {
+    FILE *f = fopen(path, "rb");
+    if (!f) return bad(err, "%s", strerror(errno));
+    v->bytes = need(v->bytes, n, "frame");
+    v->n_bytes = n;
+    int code = fread(v->bytes, 1, n, f) == n ? 0 : bad(err, "%s", ferror(f) ? strerror(errno) : "the file has changed while it was read");
+    fclose(f);
+    return code;
 }
 
-// A regular file that is not empty is mapped by load_file, so it can be given back.
 static int folder_frame(Video *v, int frame, SmolPicture *p, SmolErr *err) {
     struct stat info;
     size_t length = strlen(v->name) + strlen(v->names[frame]) + 2;
     char *path = need(NULL, length, "name");
     snprintf(path, length, "%s/%s", v->name, v->names[frame]);
-    unmap(v);
-    int code = 0;
+    int code;
     if (stat(path, &info)) code = bad(err, "%s", strerror(errno));
     else if (!S_ISREG(info.st_mode)) code = bad(err, "not a file");
     else if (info.st_size == 0) code = bad(err, "the file is empty");
-    const uint8_t *bytes = code ? NULL : load_file(path, &v->n_mapped, err);
+    else if ((uintmax_t)info.st_size > PTRDIFF_MAX) code = bad(err, "the file is too large");
+    else code = read_frame(v, path, (size_t)info.st_size, err);
     free(path);
-    if (!bytes) return code ? code : (err->code = SMOL_E_FORMAT);
-    v->mapped = (void *)(uintptr_t)bytes;
-    code = smol_picture_probe(p, bytes, v->n_mapped, err);
+    if (!code) code = smol_picture_probe(p, v->bytes, v->n_bytes, err);
     return code ? code : check_frame(v, frame, p->width, p->height, err);
 }
 
@@ -254,7 +255,7 @@ static void y4m_to_rgb(const Video *v, const uint8_t *planes, uint8_t *rgb) {
 static int spool(Video *v, FILE *in, SmolErr *err) {
     char block[1 << 16];
     size_t n;
-    FILE *out = tmpfile();
+    FILE *out = nameless_file(NULL);
     if (!out) return bad(err, "there is no place for a temporary file: %s", strerror(errno));
     while ((n = fread(block, 1, sizeof block, in)) > 0 && fwrite(block, 1, n, out) == n) continue;
     v->stream = out;
@@ -395,7 +396,6 @@ int video_open(Video *v, const char *name, const SmolConfig *c, double fps, int 
 }
 
 void video_close(Video *v) {
-    unmap(v);
     if (v->stream) fclose(v->stream);
     for (int i = 0; v->names && i < v->n_total; i++) free(v->names[i]);
     free(v->names);

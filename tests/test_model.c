@@ -113,6 +113,18 @@ static void test_cuts(void) {
     }
 }
 
+// ---- addresses ----
+
+static void test_alignment(void) {
+    unsigned char *room = memory_new(n_whole + 64);
+    for (size_t at = 0; at < 64; at++) {
+        int opened;
+        memcpy(room + at, whole, n_whole);
+        CHECK(try_file(room + at, n_whole, 1, &opened) && opened == (at % 16 == 0), "a model %zu bytes past a multiple of 64", at);
+    }
+    free(room);
+}
+
 // ---- changed bytes ----
 
 // Changes one byte to each of the values; the model is run if it opens, but not after every change of the large sections.
@@ -391,6 +403,7 @@ int main(void) {
     CHECK(whole && smol_open(&model, whole, n_whole, &err) == 0, "%s", whole ? err.text : "cannot read " FILE_NAME);
     if (n_failed == 0) {
         test_cuts();
+        test_alignment();
         test_flips();
         test_strange_weights();
         test_verify();
