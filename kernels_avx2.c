@@ -61,8 +61,8 @@ typedef struct {
 INLINE Sums start(int32_t offset) { return (Sums){_mm256_set1_epi32(offset), _mm256_set1_epi32(offset)}; }
 
 INLINE Weights columns(const uint8_t *w) {
-    __m256i low = _mm256_load_si256((const __m256i *)(const void *)w), mask = _mm256_set1_epi16(255);
-    __m256i high = _mm256_load_si256((const __m256i *)(const void *)(w + 32));
+    __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)w), mask = _mm256_set1_epi16(255);
+    __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(w + 32));
     return (Weights){_mm256_and_si256(low, mask), _mm256_srli_epi16(low, 8), _mm256_and_si256(high, mask), _mm256_srli_epi16(high, 8)};
 }
 
@@ -190,7 +190,7 @@ INLINE __m256i levels(void) { return _mm256_broadcastsi128_si256(_mm_loadu_si128
 TARGET static void unpack(uint8_t *out, const uint8_t *nibbles, int n_blocks) {
     __m256i table = _mm256_xor_si256(levels(), _mm256_set1_epi8(-128));
     for (int i = 0; i < n_blocks * 8; i++, nibbles += 32) {
-        __m256i pair = _mm256_load_si256((const __m256i *)(const void *)nibbles);
+        __m256i pair = _mm256_loadu_si256((const __m256i *)(const void *)nibbles);
         uint8_t *to = out + i / 2 * 128 + i % 2 * 32;
         _mm256_store_si256((__m256i *)(void *)to, _mm256_shuffle_epi8(table, low_nibbles(pair)));
         _mm256_store_si256((__m256i *)(void *)(to + 64), _mm256_shuffle_epi8(table, high_nibbles(pair)));
@@ -207,8 +207,8 @@ INLINE __m256i signed_step(__m256i sum, __m256i level, __m256i x) {
 INLINE Sums step_q4(Sums s, __m256i table, const uint8_t *nibbles, const int8_t *x) {
     int32_t four[2];
     memcpy(four, x, sizeof four);
-    __m256i low = _mm256_load_si256((const __m256i *)(const void *)nibbles), x0 = _mm256_set1_epi32(four[0]);
-    __m256i high = _mm256_load_si256((const __m256i *)(const void *)(nibbles + 32)), x4 = _mm256_set1_epi32(four[1]);
+    __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)nibbles), x0 = _mm256_set1_epi32(four[0]);
+    __m256i high = _mm256_loadu_si256((const __m256i *)(const void *)(nibbles + 32)), x4 = _mm256_set1_epi32(four[1]);
     s.low = signed_step(s.low, _mm256_shuffle_epi8(table, low_nibbles(low)), x0);
     s.high = signed_step(s.high, _mm256_shuffle_epi8(table, low_nibbles(high)), x0);
     s.low = signed_step(s.low, _mm256_shuffle_epi8(table, high_nibbles(low)), x4);

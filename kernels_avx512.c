@@ -44,7 +44,7 @@ INLINE void dot(__m512i *low, __m512i *high, __m512i w_low, __m512i w_high, __m5
     *high = dot4(*high, w_high, x);
 }
 
-INLINE __m512 scales(const uint8_t *w) { return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)w)); }
+INLINE __m512 scales(const uint8_t *w) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)w)); }
 
 // fmaf(w_scale * x_scale, sum, y)
 INLINE __m512 scaled(__m512 w_scale, float x_scale, __m512i sum, __m512 y) {
@@ -75,7 +75,7 @@ TARGET static void multiply_tile(float *y, const Pair *w, const int8_t *x, const
         __m512i l6 = _mm512_set1_epi32(x_offset[6]), h6 = l6;
         __m512i l7 = _mm512_set1_epi32(x_offset[7]), h7 = l7;
         for (const int8_t *end = x + (size_t)w->block * TOKENS; x < end; low += 64, high += 64, x += 4 * TOKENS) {
-            __m512i w_low = _mm512_load_si512(low), w_high = _mm512_load_si512(high);
+            __m512i w_low = _mm512_loadu_si512(low), w_high = _mm512_loadu_si512(high);
             dot(&l0, &h0, w_low, w_high, four_of(x + 0));
             dot(&l1, &h1, w_low, w_high, four_of(x + 4));
             dot(&l2, &h2, w_low, w_high, four_of(x + 8));
@@ -119,10 +119,10 @@ TARGET static void one_token_q8(float *y, const uint8_t *panel, const Strip *w, 
     for (int b = 0; b < w->n_blocks; b++) {
         __m512i s0 = _mm512_set1_epi32(x->offset[b]), s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
         for (int k = 0; k < Q8_BLOCK; k += 16, quants += 256, q += 16) {
-            s0 = dot4(s0, _mm512_load_si512(quants), four_of(q));
-            s1 = dot4(s1, _mm512_load_si512(quants + 64), four_of(q + 4));
-            s2 = dot4(s2, _mm512_load_si512(quants + 128), four_of(q + 8));
-            s3 = dot4(s3, _mm512_load_si512(quants + 192), four_of(q + 12));
+            s0 = dot4(s0, _mm512_loadu_si512(quants), four_of(q));
+            s1 = dot4(s1, _mm512_loadu_si512(quants + 64), four_of(q + 4));
+            s2 = dot4(s2, _mm512_loadu_si512(quants + 128), four_of(q + 8));
+            s3 = dot4(s3, _mm512_loadu_si512(quants + 192), four_of(q + 12));
         }
         __m512i sum = _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
         out = scaled(scales(panel + 32 * b), x->scale[b], sum, out);
@@ -162,7 +162,7 @@ INLINE __m512i high_levels(__m512i table, __m512i nibbles) { return low_levels(t
 TARGET static void unpack(uint8_t *out, const uint8_t *nibbles, int n_blocks) {
     __m512i table = level_table();
     for (int i = 0; i < n_blocks * 4; i++, nibbles += 64, out += 128) {
-        __m512i pair = _mm512_load_si512(nibbles);
+        __m512i pair = _mm512_loadu_si512(nibbles);
         _mm512_store_si512(out, low_levels(table, pair));
         _mm512_store_si512(out + 64, high_levels(table, pair));
     }
@@ -174,8 +174,8 @@ TARGET static void one_token_q4(float *y, const uint8_t *panel, const Strip *w, 
     __m512i table = level_table();
     __m512 out = _mm512_loadu_ps(y);
     for (int b = 0; b < w->n_blocks; b++, nibbles += 256, q += Q4_BLOCK) {
-        __m512i n0 = _mm512_load_si512(nibbles), n1 = _mm512_load_si512(nibbles + 64);
-        __m512i n2 = _mm512_load_si512(nibbles + 128), n3 = _mm512_load_si512(nibbles + 192);
+        __m512i n0 = _mm512_loadu_si512(nibbles), n1 = _mm512_loadu_si512(nibbles + 64);
+        __m512i n2 = _mm512_loadu_si512(nibbles + 128), n3 = _mm512_loadu_si512(nibbles + 192);
         __m512i s0 = _mm512_set1_epi32(x->offset[b]), s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
         s0 = dot4(s0, low_levels(table, n0), four_of(q));
         s1 = dot4(s1, high_levels(table, n0), four_of(q + 4));
