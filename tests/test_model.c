@@ -35,7 +35,8 @@ static SmolErr blank_error(void) {
 
 static SmolLimits modest_limits(const SmolModel *m) {
     int context = m->config.max_positions < 8 ? m->config.max_positions : 8;
-    return (SmolLimits){.context = context, .batch = 2, .n_image_tokens = m->config.image_seq_len, .n_threads = 1, .vision = 1};
+    int sees = m->config.family == SMOL_SMOLVLM;
+    return (SmolLimits){.context = context, .batch = 2, .n_image_tokens = m->config.image_seq_len, .n_threads = 1, .vision = sees};
 }
 
 // ---- a model works if it can be planned, started and run for a token and a tile ----
@@ -47,7 +48,8 @@ static int run_a_little(const SmolModel *m, SmolEngine *e) {
     const int32_t ids[3] = {0, c->vocab_size - 1, c->vocab_size / 2};
     size_t n_pixels = (size_t)3 * (size_t)c->tile_size * (size_t)c->tile_size;
     float *pixels = calloc(n_pixels, sizeof *pixels);
-    int bad = !pixels || smol_encode_tile(e, pixels, smol_features(e), &err) ||
+    int sees = c->family == SMOL_SMOLVLM;
+    int bad = !pixels || (sees && smol_encode_tile(e, pixels, smol_features(e), &err)) ||
               smol_forward(e, ids, c->max_positions < 3 ? 1 : 3, NULL, 0, &logits, &err);
     SmolSampling s = {.temperature = 1, .top_p = 0.9f, .rng = 1};
     if (!bad) {
@@ -160,6 +162,59 @@ static void test_strange_weights(void) {
         memset(copy + at, 0xff, t.bytes);  // NaN
         CHECK(try_file(copy, n_whole, 1, NULL), "%s is NaN", t.name);
         memcpy(copy + at, t.data, t.bytes);
+    }
+    free(copy);
+}
+
+// ---- a model that reads text only ----
+
+static void put_u32(unsigned char *at, uint32_t v) {
+    for (int i = 0; i < 4; i++) at[i] = (unsigned char)(v >> (8 * i));
+}
+
+// The same file without its eye: the directory begins with the embedding table, and the decoder's tensors have Llama's names.
+static unsigned char *text_only(void) {
+    unsigned char *copy = malloc(n_whole), *directory = copy + get_u64(whole + 48);
+    memcpy(copy, whole, n_whole);
+    int first = model_places(&model.config).tok_emb, n = model.n_tensors - first;
+    memmove(directory, directory + first * 160, (size_t)n * 160);
+    for (int i = 0; i < n; i++) {
+        char name[96] = {0}, *entry = (char *)directory + i * 160;
+        int is_decoder = !strncmp(entry, "model.text_model.", 17);
+        snprintf(name, sizeof name, "%s%s", is_decoder ? "model." : "", entry + (is_decoder ? 17 : 0));
+        memcpy(entry, name, sizeof name);
+    }
+    put_u32(copy + 56, (uint32_t)n);
+    put_u32(copy + 64, SMOL_LLAMA);
+    memset(copy + 120, 0, 224 - 120);
+    put_u32(copy + 232, 0xffffffff);
+    return copy;
+}
+
+static void test_text_only(void) {
+    static const unsigned char flips[] = {1, 2, 0x10, 0x80, 0xff};
+    unsigned char *copy = text_only();
+    SmolModel m;
+    SmolErr err = blank_error();
+    SmolTiling t;
+    size_t n;
+    CHECK(smol_open(&m, copy, n_whole, &err) == 0, "%s", err.text);
+    CHECK(try_file(copy, n_whole, 1, NULL), "a text model works");
+    SmolLimits l = modest_limits(&m), sees = l, keeps = l;
+    sees.vision = 1;
+    keeps.n_image_tokens = 1;
+    CHECK(smol_plan(&m, &l, NULL, NULL, &n, &err) == 0, "%s", err.text);
+    CHECK(smol_plan(&m, &sees, NULL, NULL, &n, &err) == SMOL_E_LIMIT && is_good_error(&err, err.code), "no vision");
+    CHECK(smol_plan(&m, &keeps, NULL, NULL, &n, &err) == SMOL_E_LIMIT && is_good_error(&err, err.code), "no features");
+    CHECK(smol_picture_tiling(&m.config, 20, 20, 1, &t, &err) == SMOL_E_LIMIT && is_good_error(&err, err.code), "no pictures");
+    for (size_t i = 0; i < 512; i++) {
+        for (size_t k = 0; k < sizeof flips; k++) {
+            copy[i] ^= flips[k];
+            CHECK(try_file(copy, n_whole, 1, NULL), "text only, byte %zu changed by %d", i, flips[k]);
+            int is_count = i >= 120 && i < 176 && i / 4 != 144 / 4;  // v_eps is nobody's business
+            if (is_count) CHECK(smol_open(&m, copy, n_whole, &err) != 0, "byte %zu of an eye that is not there", i);
+            copy[i] ^= flips[k];
+        }
     }
     free(copy);
 }
@@ -406,6 +461,7 @@ int main(void) {
         test_alignment();
         test_flips();
         test_strange_weights();
+        test_text_only();
         test_verify();
         test_digest();
         test_plan();
