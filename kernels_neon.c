@@ -2,12 +2,12 @@
 // and later, all of Apple's); "neon" for every other one.
 //
 //     one register of weights:   row 0: k k+1 k+2 k+3 | row 1 | row 2 | row 3                      4 rows x 4 columns, s8
-//     one register of x:         the token's k ... k+15                                            s8
-//     sdot by lane i of x:       sum of row r += w[r][k] x[k+4i] + ... + w[r][k+3] x[k+4i+3]       16 products at once
+//     one register of x:         token 0: k k+1 k+2 k+3 | token 1 | token 2 | token 3              4 tokens x 4 columns, s8
+//     sdot by lane t of x:       sum of row r += w[r][k] x[t][k] + ... + w[r][k+3] x[t][k+3]       16 products at once
 //
 //     token 0   [ sums of rows 0..3 ][ rows 4..7 ][ rows 8..11 ][ rows 12..15 ]      A tile is one panel by four tokens:
 //     token 1   [ sums of rows 0..3 ][ rows 4..7 ][ rows 8..11 ][ rows 12..15 ]      16 registers of sums, 4 of weights,
-//     token 2   [ sums of rows 0..3 ][ rows 4..7 ][ rows 8..11 ][ rows 12..15 ]      4 of x; 24 of the 32.
+//     token 2   [ sums of rows 0..3 ][ rows 4..7 ][ rows 8..11 ][ rows 12..15 ]      1 of x; 21 of the 32.
 //     token 3   [ sums of rows 0..3 ][ rows 4..7 ][ rows 8..11 ][ rows 12..15 ]
 //
 // Both factors are signed here. So a stretch of blocks is first unpacked in the cache, Q8 from u8 = q + 128 and Q4 from its
@@ -79,20 +79,29 @@ static void unpack_q4(int8_t *out, const uint8_t *quants, int n) {
     }
 }
 
-// All tokens by a stretch.
-typedef void Tokens(float *y, size_t ldy, const Stretch *s, const Int8Rows *x, int n_tok);
+// A group of which n tokens are there, by a stretch; x, its scales as in Int8Rows. What becomes of missing tokens goes to waste.
+typedef void Group(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n);
 
-INLINE void multiply_strip(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok, int bits, Tokens *tokens) {
+// All tokens by a stretch; b: its first block.
+INLINE void multiply_stretch(float *y, size_t ldy, const Stretch *s, int b, const Int8Rows *x, int n_tok, Group *one, Group *eight) {
+    size_t first = (size_t)b * (size_t)x->group, i = 0;
+    for (int t = 0; t < n_tok; t += x->group, i++) {
+        const int8_t *q = x->q + i * x->q_bytes + first * (size_t)s->block;
+        int n = n_tok - t < x->group ? n_tok - t : x->group;
+        (x->group == 1 ? one : eight)(y + (size_t)t * ldy, ldy, s, q, x->scale + i * x->n_scales + first, n);
+    }
+}
+
+INLINE void multiply_strip(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok, int bits, Group *one, Group *eight) {
     int8_t quants[COLUMNS * LANES];
     int most = COLUMNS / w->block;
     for (int b = 0, n; b < w->n_blocks; b += n) {
         n = w->n_blocks - b < most ? w->n_blocks - b : most;
-        const Int8Rows from = {x->q + b * w->block, x->scale + b, x->offset + b, x->ldq, x->lds};
         for (int p = 0; p < w->n_panels; p++) {
-            const uint8_t *packed = strip_quants(w) + (size_t)p * w->panel_bytes + (size_t)(b * w->block * LANES * bits / 8);
-            (bits == 8 ? unpack_q8 : unpack_q4)(quants, packed, n * w->block * LANES);
-            const Stretch s = {quants, w->panel + (size_t)p * w->panel_bytes + 32 * b, n, w->block};
-            tokens(y + p * LANES, ldy, &s, &from, n_tok);
+            size_t panel = (size_t)p * w->panel_bytes, from = (size_t)(b * w->block) * LANES * (size_t)bits / 8;
+            (bits == 8 ? unpack_q8 : unpack_q4)(quants, strip_quants(w) + panel + from, n * w->block * LANES);
+            const Stretch s = {quants, w->panel + panel + 32 * b, n, w->block};
+            multiply_stretch(y + p * LANES, ldy, &s, b, x, n_tok, one, eight);
         }
     }
 }
@@ -122,84 +131,59 @@ INLINE void finish_token(float *y, const uint8_t *w_scale, float x_scale, Sums s
     finish(y + 12, w_scale + 24, x_scale, s.rows12);
 }
 
-#define FOUR_COLUMNS_FOUR_TOKENS(lane)  \
-    w = columns(quants + 64 * (lane)); \
-    s0 = DOT(s0, w, x0, lane);         \
-    s1 = DOT(s1, w, x1, lane);         \
-    s2 = DOT(s2, w, x2, lane);         \
-    s3 = DOT(s3, w, x3, lane)
-
-DOTPROD static void four_tokens(float *const y[4], const Stretch *s, const int8_t *const q[4], const float *const scale[4]) {
+// Half a group.
+DOTPROD static void four_tokens(float *const y[4], const Stretch *s, const int8_t *x, const float *x_scale) {
     const int8_t *quants = s->quants;
-    for (int b = 0; b < s->n_blocks; b++) {
+    for (int b = 0; b < s->n_blocks; b++, x_scale += TOKENS) {
         Sums s0 = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}, s1 = s0, s2 = s0, s3 = s0;
-        Columns w;
-        int k = b * s->block, end = k + s->block;
-        for (; k + 16 <= end; k += 16, quants += 256) {
-            int8x16_t x0 = vld1q_s8(q[0] + k), x1 = vld1q_s8(q[1] + k), x2 = vld1q_s8(q[2] + k), x3 = vld1q_s8(q[3] + k);
-            FOUR_COLUMNS_FOUR_TOKENS(0);
-            FOUR_COLUMNS_FOUR_TOKENS(1);
-            FOUR_COLUMNS_FOUR_TOKENS(2);
-            FOUR_COLUMNS_FOUR_TOKENS(3);
+        for (const int8_t *end = quants + s->block * LANES; quants < end; quants += 64, x += 4 * TOKENS) {
+            Columns w = columns(quants);
+            int8x16_t xk = vld1q_s8(x);
+            s0 = DOT(s0, w, xk, 0);
+            s1 = DOT(s1, w, xk, 1);
+            s2 = DOT(s2, w, xk, 2);
+            s3 = DOT(s3, w, xk, 3);
         }
-        for (; k < end; k += 4, quants += 64) {
-            int8x16_t x0 = four_of(q[0] + k), x1 = four_of(q[1] + k), x2 = four_of(q[2] + k), x3 = four_of(q[3] + k);
-            FOUR_COLUMNS_FOUR_TOKENS(0);
-        }
-        finish_token(y[0], s->scales + 32 * b, scale[0][b], s0);
-        finish_token(y[1], s->scales + 32 * b, scale[1][b], s1);
-        finish_token(y[2], s->scales + 32 * b, scale[2][b], s2);
-        finish_token(y[3], s->scales + 32 * b, scale[3][b], s3);
+        finish_token(y[0], s->scales + 32 * b, x_scale[0], s0);
+        finish_token(y[1], s->scales + 32 * b, x_scale[1], s1);
+        finish_token(y[2], s->scales + 32 * b, x_scale[2], s2);
+        finish_token(y[3], s->scales + 32 * b, x_scale[3], s3);
     }
 }
 
-// Two chains for each register of outputs: one would wait for itself.
-DOTPROD static void one_token(float *y, const Stretch *s, const int8_t *q, const float *scale) {
+static void eight_dotprod(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
+    float waste[LANES] = {0}, *out[TOKENS];
+    for (int i = 0; i < TOKENS; i++) out[i] = i < n ? y + (size_t)i * ldy : waste;
+    four_tokens(out, s, x, x_scale);
+    if (n > 4) four_tokens(out + 4, s, x + 16, x_scale + 4);
+}
+
+// Here a register of x is 16 columns. Two chains for each register of outputs: one would wait for itself.
+DOTPROD static void one_dotprod(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
     const int8_t *quants = s->quants;
+    (void)ldy, (void)n;
     for (int b = 0; b < s->n_blocks; b++) {
         Sums even = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}, odd = even;
-        int k = b * s->block, end = k + s->block;
-        for (; k + 8 <= end; k += 8, quants += 128) {
-            Columns w = columns(quants), w4 = columns(quants + 64);
-            even = DOT(even, w, four_of(q + k), 0);
-            odd = DOT(odd, w4, four_of(q + k + 4), 0);
-        }
-        for (; k < end; k += 4, quants += 64) {
-            Columns w = columns(quants);
-            even = DOT(even, w, four_of(q + k), 0);
+        for (int k = 0; k < s->block; k += 16, quants += 256, x += 16) {
+            int8x16_t xk = vld1q_s8(x);
+            Columns w0 = columns(quants), w4 = columns(quants + 64), w8 = columns(quants + 128), w12 = columns(quants + 192);
+            even = DOT(even, w0, xk, 0);
+            odd = DOT(odd, w4, xk, 1);
+            even = DOT(even, w8, xk, 2);
+            odd = DOT(odd, w12, xk, 3);
         }
         const Sums sums = {vaddq_s32(even.rows0, odd.rows0), vaddq_s32(even.rows4, odd.rows4), vaddq_s32(even.rows8, odd.rows8),
                            vaddq_s32(even.rows12, odd.rows12)};
-        finish_token(y, s->scales + 32 * b, scale[b], sums);
-    }
-}
-
-// Where fewer than four tokens are left, the last one is taken again, and what becomes of it goes to waste.
-static void tokens_dotprod(float *y, size_t ldy, const Stretch *s, const Int8Rows *x, int n_tok) {
-    float waste[LANES] = {0}, *out[4];
-    const int8_t *q[4];
-    const float *scale[4];
-    for (int t = 0; t < n_tok; t += 4) {
-        for (int i = 0; i < 4; i++) {
-            size_t row = (size_t)(t + i < n_tok ? t + i : n_tok - 1);
-            out[i] = t + i < n_tok ? y + row * ldy : waste;
-            q[i] = x->q + row * x->ldq;
-            scale[i] = x->scale + row * x->lds;
-        }
-        if (n_tok - t == 1) {
-            one_token(out[0], s, q[0], scale[0]);
-        } else {
-            four_tokens(out, s, q, scale);
-        }
+        finish_token(y, s->scales + 32 * b, x_scale[b], sums);
     }
 }
 
 static void strip_q8_dotprod(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    multiply_strip(y, ldy, w, x, n_tok, 8, tokens_dotprod);
+    multiply_strip(y, ldy, w, x, n_tok, 8, one_dotprod, eight_dotprod);
 }
 
 static void strip_q4_dotprod(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    multiply_strip(y, ldy, w, x, n_tok, 4, tokens_dotprod);
+    multiply_strip(y, ldy, w, x, n_tok, 4, one_dotprod, eight_dotprod);
 }
 
 // ---- int8 without it ----
@@ -226,47 +210,43 @@ INLINE Halves eight_columns(Halves s, int8x16_t w, int8x16_t w4, int8x16_t x, in
     return add_products(s, vmlal_s8(low, vget_low_s8(w4), vget_low_s8(x4)), vmlal_high_s8(high, w4, x4));
 }
 
-// 4 rows by two tokens, a block; row: of the four in the panel.
-INLINE void two_tokens(float *y0, float *y1, const Stretch *s, int b, int row, const int8_t *q0, const int8_t *q1, float scale0,
-                       float scale1) {
-    const int8_t *w = s->quants + (b * s->block * LANES + row * 4);
-    Halves s0 = {vdupq_n_s32(0), vdupq_n_s32(0)}, s1 = s0;
+// A block of 4 rows by a token of a group; x: its columns, four at a time, step bytes apart.
+INLINE int32x4_t block_sums(const int8_t *w, const int8_t *x, int step, int block) {
+    Halves s = {vdupq_n_s32(0), vdupq_n_s32(0)};
     int k = 0;
-    for (; k + 8 <= s->block; k += 8) {
-        int8x16_t now = vld1q_s8(w + LANES * k), next = vld1q_s8(w + LANES * k + 64);
-        s0 = eight_columns(s0, now, next, four_of(q0 + k), four_of(q0 + k + 4));
-        s1 = eight_columns(s1, now, next, four_of(q1 + k), four_of(q1 + k + 4));
+    for (; k + 8 <= block; k += 8, w += 128, x += 2 * step) {
+        s = eight_columns(s, vld1q_s8(w), vld1q_s8(w + 64), four_of(x), four_of(x + step));
     }
-    if (k < s->block) {
-        int8x16_t now = vld1q_s8(w + LANES * k);
-        s0 = four_columns(s0, now, four_of(q0 + k));
-        s1 = four_columns(s1, now, four_of(q1 + k));
-    }
-    finish(y0 + row, s->scales + 32 * b + 2 * row, scale0, vpaddq_s32(s0.low, s0.high));
-    finish(y1 + row, s->scales + 32 * b + 2 * row, scale1, vpaddq_s32(s1.low, s1.high));
+    if (k < block) s = four_columns(s, vld1q_s8(w), four_of(x));
+    return vpaddq_s32(s.low, s.high);
 }
 
-static void tokens_neon(float *y, size_t ldy, const Stretch *s, const Int8Rows *x, int n_tok) {
-    float waste[LANES] = {0};
-    for (int t = 0; t < n_tok; t += 2) {
-        size_t first = (size_t)t, second = t + 1 < n_tok ? first + 1 : first;
-        float *y0 = y + first * ldy, *y1 = second > first ? y0 + ldy : waste;
-        const int8_t *q0 = x->q + first * x->ldq, *q1 = x->q + second * x->ldq;
-        for (int b = 0; b < s->n_blocks; b++) {
-            float scale0 = x->scale[first * x->lds + (size_t)b], scale1 = x->scale[second * x->lds + (size_t)b];
-            for (int row = 0; row < LANES; row += 4) {
-                two_tokens(y0, y1, s, b, row, q0 + b * s->block, q1 + b * s->block, scale0, scale1);
+INLINE void tokens_neon(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n, int group) {
+    for (int b = 0; b < s->n_blocks; b++) {
+        for (int row = 0; row < LANES; row += 4) {
+            const int8_t *w = s->quants + (b * s->block * LANES + row * 4);
+            for (int t = 0; t < n; t++) {
+                int32x4_t sums = block_sums(w, x + (b * s->block * group + t * 4), 4 * group, s->block);
+                finish(y + (size_t)t * ldy + row, s->scales + 32 * b + 2 * row, x_scale[b * group + t], sums);
             }
         }
     }
 }
 
+static void eight_neon(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
+    tokens_neon(y, ldy, s, x, x_scale, n, TOKENS);
+}
+
+static void one_neon(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
+    tokens_neon(y, ldy, s, x, x_scale, n, 1);
+}
+
 static void strip_q8_neon(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    multiply_strip(y, ldy, w, x, n_tok, 8, tokens_neon);
+    multiply_strip(y, ldy, w, x, n_tok, 8, one_neon, eight_neon);
 }
 
 static void strip_q4_neon(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    multiply_strip(y, ldy, w, x, n_tok, 4, tokens_neon);
+    multiply_strip(y, ldy, w, x, n_tok, 4, one_neon, eight_neon);
 }
 
 // ---- floats ----
