@@ -98,16 +98,23 @@ TARGET static void multiply_tile(float *y, const Pair *w, const int8_t *x, const
     }
 }
 
+// n rows of the output, of one panel or of two, to the tile or back.
+INLINE void move_rows(float *to, size_t ld_to, const float *from, size_t ld_from, int n_panels, int n) {
+    for (int i = 0; i < n; i++, to += ld_to, from += ld_from) {
+        _mm512_storeu_ps(to, _mm512_loadu_ps(from));
+        if (n_panels == 2) _mm512_storeu_ps(to + LANES, _mm512_loadu_ps(from + LANES));
+    }
+}
+
 // All tokens of x, a group at a time. Of a group or a pair that is not full, the missing part goes to waste.
 TARGET static void multiply_pair(float *y, size_t ldy, const Pair *w, int n_panels, const Int8Rows *x, int n_tok) {
     _Alignas(64) float tile[TOKENS * 2 * LANES] = {0};
-    size_t row = (size_t)n_panels * LANES * sizeof(float), group = 0;
-    for (int t = 0; t < n_tok; t += TOKENS, group++) {
+    size_t group = 0;
+    for (int t = 0; t < n_tok; t += TOKENS, y += TOKENS * ldy, group++) {
         int n = n_tok - t < TOKENS ? n_tok - t : TOKENS;
-        float *out = y + (size_t)t * ldy;
-        for (int i = 0; i < n; i++) memcpy(tile + i * 2 * LANES, out + (size_t)i * ldy, row);
+        move_rows(tile, 2 * LANES, y, ldy, n_panels, n);
         multiply_tile(tile, w, x->q + group * x->q_bytes, x->scale + group * x->n_scales, x->offset + group * x->n_scales);
-        for (int i = 0; i < n; i++) memcpy(out + (size_t)i * ldy, tile + i * 2 * LANES, row);
+        move_rows(y, ldy, tile, 2 * LANES, n_panels, n);
     }
 }
 

@@ -185,14 +185,14 @@ static void round_input(const Kernel *kernel, int n_threads, Input *in, int bloc
 
 // ---- the product ----
 
-// Rows panel * 16 onwards of the output, starting from the bias.
+// Rows panel * 16 onwards of the output, one or two panels of them, starting from the bias.
 static void start_from_bias(const Product *p, int panel, int n_panels, int n_tok) {
     int row = panel * LANES, n = p->w.bias ? p->w.n_rows - row : 0;
-    if (n > n_panels * LANES) n = n_panels * LANES;
-    for (int t = 0; t < n_tok; t++) {
-        float *y = p->y + (size_t)t * p->ldy + row;
-        memset(y, 0, (size_t)n_panels * LANES * sizeof *y);
-        if (n > 0) memcpy(y, p->w.bias + row, (size_t)n * sizeof *y);
+    float start[2 * LANES] = {0}, *y = p->y + row;
+    if (n > 0) memcpy(start, p->w.bias + row, (size_t)(n < 2 * LANES ? n : 2 * LANES) * sizeof *start);
+    for (int t = 0; t < n_tok; t++, y += p->ldy) {  // sizes that the compiler knows
+        memcpy(y, start, LANES * sizeof *y);
+        if (n_panels == 2) memcpy(y + LANES, start + LANES, LANES * sizeof *y);
     }
 }
 

@@ -62,7 +62,7 @@ TARGET static float sum(const float *x, int n) {
     for (; i + 16 <= n; i += 16) {
         for (int j = 0; j < 16; j++) p[j] += x[i + j];
     }
-    for (int j = 0; i < n; i++, j++) p[j] += x[i];
+    for (int j = 0; j < n % 16; j++) p[j] += x[i + j];
     return sum16(p);
 }
 
@@ -73,20 +73,41 @@ TARGET static float sum_squares(const float *x, float centre, int n) {
     for (; i + 16 <= n; i += 16) {
         for (int j = 0; j < 16; j++) p[j] = fmaf(x[i + j] - centre, x[i + j] - centre, p[j]);
     }
-    for (int j = 0; i < n; i++, j++) p[j] = fmaf(x[i] - centre, x[i] - centre, p[j]);
+    for (int j = 0; j < n % 16; j++) p[j] = fmaf(x[i + j] - centre, x[i + j] - centre, p[j]);
     return sum16(p);
 }
 
-// The largest |x|, NaN left out; a maximum needs no order.
-TARGET static float largest(const float *x, int n) {
-    float p[16] = {0}, most = 0;
+TARGET static inline float larger(float a, float b) { return a > b ? a : b; }  // b where a is NaN
+
+// The largest of 16 partial maxima: a maximum needs no order.
+TARGET static inline float max16(float p[16]) {
+    for (int half = 8; half >= 1; half /= 2) {
+        for (int i = 0; i < half; i++) p[i] = larger(p[i + half], p[i]);
+    }
+    return p[0];
+}
+
+// The largest |x|, NaN left out.
+TARGET static inline float largest(const float *x, int n) {
+    float p[16] = {0};
     int i = 0;
     for (; i + 16 <= n; i += 16) {
-        for (int j = 0; j < 16; j++) p[j] = fabsf(x[i + j]) > p[j] ? fabsf(x[i + j]) : p[j];
+        for (int j = 0; j < 16; j++) p[j] = larger(fabsf(x[i + j]), p[j]);
     }
-    for (int j = 0; i < n; i++, j++) p[j] = fabsf(x[i]) > p[j] ? fabsf(x[i]) : p[j];
-    for (int j = 0; j < 16; j++) most = p[j] > most ? p[j] : most;
-    return most;
+    for (int j = 0; j < n % 16; j++) p[j] = larger(fabsf(x[i + j]), p[j]);
+    return max16(p);
+}
+
+// The largest x, NaN left out; -FLT_MAX where there is none.
+TARGET static inline float greatest(const float *x, int n) {
+    float p[16];
+    int i = 0;
+    for (int j = 0; j < 16; j++) p[j] = -0x1.fffffep127f;
+    for (; i + 16 <= n; i += 16) {
+        for (int j = 0; j < 16; j++) p[j] = larger(x[i + j], p[j]);
+    }
+    for (int j = 0; j < n % 16; j++) p[j] = larger(x[i + j], p[j]);
+    return max16(p);
 }
 
 // ---- normalisation ----
@@ -106,8 +127,7 @@ TARGET static void layernorm(float *y, const float *x, const float *w, const flo
 
 // x = softmax(scale x)
 TARGET static void softmax(float *x, int n, float scale) {
-    float max = x[0];
-    for (int i = 1; i < n; i++) max = x[i] > max ? x[i] : max;
+    float max = greatest(x, n);
     for (int i = 0; i < n; i++) x[i] = exp_f32((x[i] - max) * scale);
     float inverse = 1 / sum(x, n);
     for (int i = 0; i < n; i++) x[i] *= inverse;
@@ -168,29 +188,44 @@ TARGET static inline int32_t quantised(float x, float inverse) {
     return round_even(v < 127 ? v : 127);
 }
 
-// Four columns of token t, at column k, in the group that q belongs to.
-TARGET static inline void put_columns(int8_t *q, int group, int k, int n, const int8_t *columns) {
-    for (int i = 0; i < n; i += 4) memcpy(q + (size_t)(k + i) * (size_t)group, columns + i, 4);
+// Columns of a token to their places among those of its group.
+TARGET static inline void put_columns(int8_t *q, int group, int n, const int8_t *columns) {
+    for (int i = 0; i < n; i += 4) memcpy(q + (size_t)i * (size_t)group, columns + i, 4);
+}
+
+// n numbers as int8; returns their sum.
+TARGET static inline int32_t round_block(int8_t *columns, const float *x, float inverse, int n) {
+    int32_t total = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t v = quantised(x[i], inverse);
+        columns[i] = (int8_t)v;
+        total += v;
+    }
+    return total;
+}
+
+// A block of n floats, for which the compiler likes to know n.
+TARGET static inline void quantise_block(int8_t *q, int group, float *scale, int32_t *offset, const float *x, int n, int block) {
+    int8_t columns[2 * Q8_BLOCK];
+    float most = largest(x, n), inverse = inverse_scale(most);
+    if (n < block) memset(columns, 0, sizeof columns);
+    *offset = -128 * round_block(columns, x, inverse, n);
+    *scale = inverse > 0 ? most / 127 : 0;
+    put_columns(q, group, block, columns);
 }
 
 // A row of n floats becomes row t, x = scale q, |q| <= 127; the last block is filled up with zeros.
 TARGET static void quantise(const Int8Rows *to, int t, const float *x, int n, int block) {
-    size_t group = (size_t)(t / to->group), lane = (size_t)(t % to->group);
-    int8_t *q = to->q + group * to->q_bytes + lane * 4, columns[2 * Q8_BLOCK];
-    size_t at = group * to->n_scales + lane;
-    for (int i = 0; i < n; i += block, at += (size_t)to->group) {
-        int length = n - i < block ? n - i : block;
-        float most = largest(x + i, length), inverse = inverse_scale(most);
-        int32_t total = 0;
-        if (length < block) memset(columns, 0, sizeof columns);
-        for (int j = 0; j < length; j++) {
-            int32_t v = quantised(x[i + j], inverse);
-            columns[j] = (int8_t)v;
-            total += v;
+    size_t group = (size_t)(t / to->group), lane = (size_t)(t % to->group), at = group * to->n_scales + lane;
+    int8_t *q = to->q + group * to->q_bytes + lane * 4;
+    for (int i = 0; i < n; i += block, q += (size_t)block * (size_t)to->group, at += (size_t)to->group) {
+        if (n - i >= Q8_BLOCK && block == Q8_BLOCK) {
+            quantise_block(q, to->group, &to->scale[at], &to->offset[at], x + i, Q8_BLOCK, Q8_BLOCK);
+        } else if (n - i >= Q4_BLOCK && block == Q4_BLOCK) {
+            quantise_block(q, to->group, &to->scale[at], &to->offset[at], x + i, Q4_BLOCK, Q4_BLOCK);
+        } else {
+            quantise_block(q, to->group, &to->scale[at], &to->offset[at], x + i, n - i < block ? n - i : block, block);
         }
-        put_columns(q, to->group, i, block, columns);
-        to->scale[at] = inverse > 0 ? most / 127 : 0;
-        to->offset[at] = -128 * total;
     }
 }
 
@@ -204,26 +239,31 @@ TARGET static inline int32_t exp2_127(float t) {
     return round_even(127 * float_of(bits_of(p) + power));
 }
 
+// round(127 e^(factor (x - peak))) of n numbers; returns their sum.
+TARGET static inline int32_t exp_block(int8_t *columns, const float *x, float peak, float binary, int n) {
+    int32_t total = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t v = exp2_127((x[i] - peak) * binary);  // never above 127, however large x is
+        columns[i] = (int8_t)v;
+        total += v;
+    }
+    return total;
+}
+
 // exp(factor x) as row t with blocks of Q8_BLOCK, ready to multiply values: q = round(127 e^(factor (x - block's largest))),
 // scale = e^(factor (block's largest - row's largest)). Returns the reciprocal of their sum, so that the weights, as rounded,
 // add up to 1.
 TARGET static float softmax_int8(const Int8Rows *to, int t, const float *x, int n, float factor) {
-    size_t group = (size_t)(t / to->group), lane = (size_t)(t % to->group);
+    size_t group = (size_t)(t / to->group), lane = (size_t)(t % to->group), step = (size_t)to->group;
     int8_t *q = to->q + group * to->q_bytes + lane * 4, columns[Q8_BLOCK];
-    float *scale = to->scale + group * to->n_scales + lane, most = x[0], total = 0, binary = factor * 1.44269504f;
+    float *scale = to->scale + group * to->n_scales + lane, most = greatest(x, n), total = 0, binary = factor * 1.44269504f;
     int32_t *offset = to->offset + group * to->n_scales + lane;
-    for (int i = 0; i < n; i++) most = x[i] > most ? x[i] : most;
-    for (int i = 0; i < n; i += Q8_BLOCK, scale += to->group, offset += to->group) {
-        int length = n - i < Q8_BLOCK ? n - i : Q8_BLOCK, sum_q = 0;
-        float peak = x[i];
-        for (int j = 1; j < length; j++) peak = x[i + j] > peak ? x[i + j] : peak;
+    for (int i = 0; i < n; i += Q8_BLOCK, q += Q8_BLOCK * step, scale += step, offset += step) {
+        int length = n - i < Q8_BLOCK ? n - i : Q8_BLOCK, sum_q;
+        float peak = length == Q8_BLOCK ? greatest(x + i, Q8_BLOCK) : greatest(x + i, length);
         if (length < Q8_BLOCK) memset(columns, 0, sizeof columns);
-        for (int j = 0; j < length; j++) {
-            int32_t v = exp2_127((x[i + j] - peak) * binary);  // never above 0, however large x is
-            columns[j] = (int8_t)v;
-            sum_q += v;
-        }
-        put_columns(q, to->group, i, Q8_BLOCK, columns);
+        sum_q = length == Q8_BLOCK ? exp_block(columns, x + i, peak, binary, Q8_BLOCK) : exp_block(columns, x + i, peak, binary, length);
+        put_columns(q, to->group, Q8_BLOCK, columns);
         *scale = exp_f32((peak - most) * factor);
         *offset = -128 * sum_q;
         total = fmaf(*scale, (float)sum_q, total);
