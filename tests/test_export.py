@@ -16,15 +16,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "export")]
 
+import calibrate  # noqa: E402
 import export  # noqa: E402
 import header  # noqa: E402
 import source  # noqa: E402
 import template  # noqa: E402
+from configs import picture  # noqa: E402
 from smol_file import F32, F32X16, NONE, Q4, Q8, SmolFile, header_table  # noqa: E402
 from tiny_model import CHAT_TEMPLATE, DEFAULTS, make_folder, read_json, write_json  # noqa: E402
 
@@ -252,6 +255,59 @@ def test_random_weights(folder, tmp_path, weights):
             assert 0.8 < np.std(x) * x.shape[1] ** 0.5 < 1.25 and abs(x.mean()) < 0.1 * np.std(x), name
         else:
             assert abs(x.mean() - ("norm" in name and name.endswith("weight"))) < 0.1, name
+
+
+# ---- calibration ----
+
+@pytest.fixture
+def material(tmp_path):
+    folder = tmp_path / "material"
+    folder.mkdir()
+    (folder / "a.txt").write_text("What is written on the sign? " * 80)
+    Image.fromarray(picture(50, 70)).save(folder / "b.png")
+    (folder / "c.bin").write_bytes(b"no text")
+    return folder
+
+
+def test_moments(tiny, material):
+    """Of the output head's inputs, which the reference gives out; and one set for query, key and value."""
+    (material / "b.png").unlink()
+    moments = calibrate.calibrate(tiny, config_of(tiny), str(material), quiet=True)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(tiny, dtype=torch.float32)
+    ids = torch.tensor(transformers.AutoTokenizer.from_pretrained(tiny).encode((material / "a.txt").read_text()))
+    starts = np.linspace(0, len(ids) - 512, -(-len(ids) // 512)).astype(int)
+    with torch.no_grad():
+        x = torch.cat([model.model(ids[None, s:s + 512]).last_hidden_state[0] for s in starts]).numpy()
+    head = moments["lm_head.weight"]
+    assert len(starts) > 1 and head.n == len(x) and np.allclose(head.sum, x.T @ x, rtol=1e-3, atol=1e-3 * len(x))
+    layer = "model.text_model.layers.1.self_attn."
+    assert moments[layer + "q_proj.weight"] is moments[layer + "v_proj.weight"] is not moments[layer + "o_proj.weight"]
+    assert moments[layer + "q_proj.weight"].n == head.n
+
+
+@pytest.mark.parametrize("architecture", ["SmolVLM", "Idefics3"])
+def test_calibrated(architecture, material, tmp_path):
+    """Another file with the same tensors, nearer in what the model says; the provenance names what was seen."""
+    folder = make_folder(tmp_path / "hf", architecture=architecture, tie=True, video=architecture == "SmolVLM")
+    for name, options in (("plain", []), ("calibrated", ["--calibrate", str(material)])):
+        assert run(folder, tmp_path / name, "--type", "q4", *options) == 0
+    plain, calibrated = SmolFile(tmp_path / "plain"), SmolFile(tmp_path / "calibrated")
+    assert set(calibrated.provenance["calibration"]) == {"a.txt", "b.png"} and "calibration" not in plain.provenance
+    assert plain.types == calibrated.types
+    for name, x in plain.tensors.items():
+        is_matrix = plain.types[name] in (Q8, Q4)
+        assert (x != calibrated.tensors[name]).any() == is_matrix, name
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--type", "f32"], "--calibrate is for the weights of q8 and q4"),
+    (["--type", "q8", "--random"], "--calibrate is for the weights of q8 and q4"),
+    (["--type", "q8"], "nothing to calibrate with"),
+])
+def test_what_cannot_be_calibrated(tiny, tmp_path, capsys, options, message):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "model.smol"
+    assert_refused(run(tiny, out, "--calibrate", str(tmp_path / "empty"), *options), capsys.readouterr().err, out, message)
 
 
 # ---- configurations ----
