@@ -59,14 +59,15 @@ def byte_ids(ids):
     return [ids.get(bytes([b]), NO_TOKEN) for b in range(256)]
 
 
-def all_splits(ids, rank):
-    """A merge for every way to make a token out of two others, ranked by what it makes: libraries that join whatever gives a
-    token, and so have no list of merges. ids: bytes to id; rank: of an id."""
+def all_splits(ids, order):
+    """A merge for every way to make a token out of two others: for libraries that join whatever gives a token, and so have no list
+    of merges. ids: bytes to id; order: of an id, what is joined first has the least, and equals have equal ranks."""
     rows = []
     for token, i in ids.items():
         halves = ((ids.get(token[:k]), ids.get(token[k:])) for k in range(1, len(token)))
-        rows += [(left, right, rank[i], i) for left, right in halves if left is not None and right is not None]
-    return rows
+        rows += [(left, right, i) for left, right in halves if left is not None and right is not None]
+    ranks = {value: rank for rank, value in enumerate(sorted({order[i] for _, _, i in rows}))}
+    return [(left, right, ranks[order[i]], i) for left, right, i in rows]
 
 
 def check_reachable(ids, merges):
@@ -286,7 +287,7 @@ def tekken(data, vocab_size):
     ids = {raw: n_special + rank for rank, raw in enumerate(words)}
     require(len(names) == n_special and len(ids) == size - n_special, "it lists tokens twice, or not all")
     require(all(bytes([b]) in ids for b in range(256)), "a byte has no token")
-    merges = all_splits(ids, {i: i - n_special for i in ids.values()})
+    merges = all_splits(ids, {i: i for i in ids.values()})
     check_reachable(ids, merges)
     tokens = [name.encode() for name in names] + words + [None] * (vocab_size - size)
     return Vocabulary(TEKKEN, tokens, byte_ids(ids), merges, dict.fromkeys(range(n_special), CONTROL), bos=names.index("<s>"))
@@ -337,8 +338,7 @@ def pieces(table, vocab_size, bos):
             special[i] = USER_DEFINED if kind == USER_PIECE else CONTROL
         else:
             require(kind == UNUSED, f"the piece {text!r} is of type {kind}")
-    order = {score: rank for rank, score in enumerate(sorted({table[i][1] for i in ids.values()}, reverse=True))}
-    merges = all_splits(ids, {i: order[table[i][1]] for i in ids.values()})
+    merges = all_splits(ids, {i: -table[i][1] for i in ids.values()})
     return Vocabulary(SENTENCEPIECE, tokens, byte_id, merges, special, single_characters(ids, byte_id), bos)
 
 

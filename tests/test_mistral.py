@@ -20,6 +20,7 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+import make_mistral
 from make_tokenizer import WORDS
 from tokenizing import ROOT, Ours, compile_programs, hexa, numbers, random_text
 
@@ -324,6 +325,14 @@ def test_gguf(made, tmp_path):
     pieces = [(model.id_to_piece(i), model.get_score(i), kind) for i, kind in enumerate(kinds)]
     assert exporter.tokenizer_section({"pieces": pieces, "bos": 1}, SPM) == both.section.read_bytes()
     assert len(user_defined) == 20
+
+
+def test_fixture_is_reproduced(tmp_path):
+    make_mistral.main(tmp_path)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["chats.tsv", "sentencepiece.bin", "sentencepiece.tsv", "tekken.bin", "tekken.tsv"]
+    for name in files:
+        assert (tmp_path / name).read_bytes() == (ROOT / "tests" / "golden" / name).read_bytes(), name
 
 
 class Folder:

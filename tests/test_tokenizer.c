@@ -1,21 +1,23 @@
-// test_tokenizer.c: tokenizer.c against a small tokenizer and ids made by `tokenizers` (tests/make_tokenizer.py).
+// test_tokenizer.c: tokenizer.c, pretokenizer.c and template.c against three small tokenizers, and ids made by the libraries that
+// they are of: `tokenizers` (tests/make_tokenizer.py) and mistral-common (tests/make_mistral.py).
 //
-//     test_tokenizer [FOLDER]     FOLDER holds tokenizer.bin and tokenizer.tsv, tests/golden if left out
+//     test_tokenizer [FOLDER]     FOLDER holds their .bin and .tsv and chats.tsv, tests/golden if left out
 
 #include "../internal.h"
 #include "test.h"
 
 #include <math.h>
 
-enum { VOCAB_SIZE = 700, MAX_SPANS = 8 };
+enum { MAX_SPANS = 8, MAX_MESSAGES = 64 };
 
 static uint8_t *section;
 static size_t n_section;
+static int vocab_size;
 
 static SmolModel open_model(void) {
     SmolErr err = {0};
     SmolModel m = {.config = {.template_kind = 1, .image_seq_len = 3}};
-    CHECK(vocab_open(&m.vocab, section, n_section, VOCAB_SIZE, &err) == 0, "%s", err.text);
+    CHECK(vocab_open(&m.vocab, section, n_section, vocab_size, &err) == 0, "%s", err.text);
     return m;
 }
 
@@ -49,6 +51,26 @@ static void drop(SmolPrompt *p) {
 
 // ---- ids ----
 
+// The bytes of the ids are the text again; SentencePiece puts a space before it and takes U+2581 for one.
+static void check_inverse(const SmolModel *m, const uint8_t *text, size_t n_text, const int32_t *ids, long n_ids, int number) {
+    size_t n = n_ids > 0 && m->vocab.pretokenizer == WORDS_SENTENCEPIECE, length, at = 0;
+    char *expected = malloc(n_text + 2), *joined = malloc(n_text + 2);
+    expected[0] = ' ';
+    for (size_t i = 0; i < n_text; i += length) {
+        length = m->vocab.pretokenizer == WORDS_SENTENCEPIECE ? sentencepiece_space(text + i, n_text - i) : 0;
+        expected[n++] = length ? ' ' : (char)text[i];
+        if (!length) length = 1;
+    }
+    for (long i = 0; i < n_ids; i++) {
+        const char *bytes = smol_token_text(m, ids[i], &length);
+        if (at + length <= n) memcpy(joined + at, bytes, length);
+        at += length;
+    }
+    CHECK(at == n && memcmp(joined, expected, n) == 0, "line %d: %zu bytes come back, not %zu", number, at, n);
+    free(expected);
+    free(joined);
+}
+
 // One line of tokenizer.tsv: text in hexadecimal, ids, user spans begin-end.
 static void check_line(const SmolModel *m, char *line, int number) {
     char *ids_text = strchr(line, '\t') + 1, *spans_text = strchr(ids_text, '\t') + 1;
@@ -70,6 +92,7 @@ static void check_line(const SmolModel *m, char *line, int number) {
     }
     CHECK(n == expected && same == expected, "line %d: %ld ids, %ld of %ld right; %s", number, n, same, expected,
           err.text);
+    if (m->vocab.pretokenizer != WORDS_SMOLLM) check_inverse(m, text, n_text, ids, n, number);
     free(ids);
     free(text);
 }
@@ -106,7 +129,7 @@ static void test_token_text(const SmolModel *m) {
     const char *expected = "<note> The picture: gr\xc3\xbc\xc3\x9f" "e \xf0\x9f\x9a\x80\n\n42";
     CHECK(length == strlen(expected) && memcmp(joined, expected, length) == 0, "%.*s", (int)length, joined);
     free(ids);
-    const int32_t outside[] = {-1, VOCAB_SIZE, INT32_MAX, INT32_MIN};
+    const int32_t outside[] = {-1, vocab_size, INT32_MAX, INT32_MIN};
     for (int i = 0; i < 4; i++) {
         smol_token_text(m, outside[i], &n);
         CHECK(n == 0, "id %d has text", outside[i]);
@@ -297,6 +320,98 @@ static void test_invalid_utf8(const SmolModel *m) {
     }
 }
 
+// ---- chats ----
+
+// Reads "role hex role hex ..." up to the tab that ends it.
+static int read_chat(char *line, SmolMessage *messages) {
+    int n = 0;
+    *strchr(line, '\t') = 0;
+    for (char *role = strtok(line, " "); role && n < MAX_MESSAGES; role = strtok(NULL, " ")) {
+        char *hex = strtok(NULL, " ");
+        size_t length = strlen(hex) / 2;
+        uint8_t *text = malloc(length + 1);
+        for (size_t i = 0; i < length; i++) sscanf(hex + 2 * i, "%2hhx", &text[i]);
+        messages[n++] = (SmolMessage){.role = role, .text = (char *)text, .n_text = length};
+    }
+    return n;
+}
+
+// One line of chats.tsv: section, template, messages, ids.
+static void check_chat(SmolModel *m, char *line, int number) {
+    SmolMessage messages[MAX_MESSAGES];
+    char *turns = strchr(strchr(line, '\t') + 1, '\t') + 1, *ids_text = strchr(turns, '\t') + 1;
+    m->config.template_kind = atoi(strchr(line, '\t'));
+    int n_messages = read_chat(turns, messages);
+    SmolErr err = {0};
+    SmolPrompt p = {0};
+    int32_t *ids;
+    CHECK(template_check(m, &err) == 0 && render(m, messages, n_messages, 0, &p, &err) == 0, "chat %d: %s", number, err.text);
+    long n = tokenize(m, &p, &ids, &err), same = 0, expected = 0;
+    for (char *s = ids_text; *s; expected++, s += strspn(s, " ")) {
+        long id = strtol(s, &s, 10);
+        same += expected < n && ids[expected] == id;
+    }
+    CHECK(n == expected && same == expected, "chat %d: %ld ids, %ld of %ld right; %s", number, n, same, expected, err.text);
+    for (int i = 0; i < n_messages; i++) free((void *)messages[i].text);
+    free(ids);
+    drop(&p);
+}
+
+static void test_chats(const SmolModel *m, const char *path, const char *name) {
+    SmolModel copy = *m;
+    size_t n;
+    char *tsv = (char *)read_file(path, &n);
+    CHECK(tsv != NULL, "%s cannot be read", path);
+    if (!tsv) return;
+    tsv[n] = 0;
+    int number = 0, n_chats = 0;
+    for (char *line = tsv, *end; *line; line = end + 1) {
+        end = strchr(line, '\n');
+        *end = 0;
+        number++;
+        if (strncmp(line, name, strlen(name)) != 0 || line[strlen(name)] != '\t') continue;
+        check_chat(&copy, line, number);
+        n_chats++;
+    }
+    CHECK(n_chats >= 20, "%s: only %d chats", name, n_chats);
+    free(tsv);
+}
+
+// A template whose control tokens are not in the vocabulary would write them as text.
+static void test_template_check(const SmolModel *m) {
+    static const char *const names[] = {"none", "SmolVLM", "ChatML", "SmolLM2", "Mistral v3", "Mistral v7"};
+    SmolModel copy = *m;
+    for (int kind = 0; kind < 6; kind++) {
+        SmolErr err = {0};
+        copy.config.template_kind = kind;
+        int code = template_check(&copy, &err);
+        int has = kind == 0 || (m->vocab.pretokenizer == WORDS_SMOLLM) == (kind < 4);
+        CHECK(code == (has ? 0 : SMOL_E_FORMAT) && (has || strstr(err.text, "and there is none")), "template %d: %d %s", kind, code, err.text);
+        CHECK(strcmp(smol_template_name(&copy), names[kind]) == 0, "template %d is %s", kind, smol_template_name(&copy));
+        int space = kind == 1 || m->vocab.pretokenizer == WORDS_SENTENCEPIECE;
+        CHECK(smol_answer_space(&copy) == space, "template %d: an answer's space", kind);
+    }
+}
+
+// A text without a template begins with the token that the model's texts begin with, unless it has control tokens of its own.
+static void test_first_token(const SmolModel *m) {
+    const SmolMessage message = {.role = "user", .text = "</s>a", .n_text = 5};
+    for (int special = 0; special < 2; special++) {
+        SmolErr err = {0};
+        SmolPrompt p = {0};
+        CHECK(render(m, &message, 0, special, &p, &err) == 0, "%s", err.text);
+        CHECK(prompt_is(&p, special ? "</s>a" : "<s></s>a"), "%.*s", (int)p.n_text, p.text);
+        drop(&p);
+    }
+    const SmolTiling whole = {0};
+    const SmolMessage picture = {.role = "user", .pictures = &whole, .n_pictures = 1};
+    SmolModel text_only = *m;
+    text_only.config.image_seq_len = 0;
+    SmolErr err = {0};
+    CHECK(smol_prompt_raw(&text_only, &picture, 0, &(SmolPrompt){0}, &err) == SMOL_E_LIMIT, "a picture for a model that reads text");
+    CHECK(strstr(err.text, "reads text only") != NULL, "%s", err.text);
+}
+
 // ---- what a caller can do wrong ----
 
 static void test_misuse(const SmolModel *m) {
@@ -349,7 +464,7 @@ static int survives(const uint8_t *bytes, size_t n) {
         "<|im_start|>User: What is the picture? It's gr\xc3\xbc\xc3\x9f" "er  \n\n<row_1_col_2><image> 12";
     SmolErr err = {0};
     SmolModel m = {0};
-    if (vocab_open(&m.vocab, bytes, n, VOCAB_SIZE, &err)) {
+    if (vocab_open(&m.vocab, bytes, n, vocab_size, &err)) {
         CHECK(err.code == SMOL_E_FORMAT && strncmp(err.text, "tokenizer: ", 11) == 0, "%s", err.text);
         return 0;
     }
@@ -360,7 +475,7 @@ static int survives(const uint8_t *bytes, size_t n) {
     for (long i = 0; i < count; i++) {
         size_t length;
         smol_token_text(&m, ids[i], &length);
-        if (ids[i] < 0 || ids[i] >= VOCAB_SIZE) CHECK(0, "id %d", ids[i]);
+        if (ids[i] < 0 || ids[i] >= vocab_size) CHECK(0, "id %d", ids[i]);
     }
     free(ids);
     return 1;
@@ -377,29 +492,29 @@ static void refused(const void *field, uint32_t value, const char *word) {
     put_u32(copy + at, value);
     SmolVocab v;
     SmolErr err = {0};
-    int code = vocab_open(&v, copy, n_section, VOCAB_SIZE, &err);
+    int code = vocab_open(&v, copy, n_section, vocab_size, &err);
     CHECK(code == SMOL_E_FORMAT && strstr(err.text, word), "byte %zu set to %u: %s, not %s", at, value, err.text, word);
     free(copy);
 }
 
 static void test_refused(const SmolVocab *v) {
     const uint8_t *merge = v->merges + 16, *special = v->special + 8;  // the second of each
-    uint32_t last = get_u32(v->token_offset + 4 * VOCAB_SIZE);
+    uint32_t last = get_u32(v->token_offset + 4 * vocab_size);
     refused(section + 12, 4, "pre-tokenizer");
     refused(section + 12, 0, "pre-tokenizer");
     refused(section + 20, 1, "n_chars");
-    refused(section + 24, VOCAB_SIZE + 1, "first_token");
+    refused(section + 24, vocab_size + 1, "first_token");
     refused(section + 28, 1, "reserved");
     refused(section + 4, UINT32_MAX, "do not add up");
     refused(section + 16, last - 1, "do not add up");
     refused(section + 16, last + 1, "do not add up");
     refused(v->token_offset, 1, "begins at byte");
     refused(v->token_offset + 4 * 100, last, "ends before it begins");
-    refused(v->token_offset + 4 * VOCAB_SIZE, last - 1, "tokens take");
-    refused(v->token_offset + 4 * VOCAB_SIZE, UINT32_MAX, "tokens take");
+    refused(v->token_offset + 4 * vocab_size, last - 1, "tokens take");
+    refused(v->token_offset + 4 * vocab_size, UINT32_MAX, "tokens take");
     refused(v->byte_id + 4 * 'a', get_u32(v->byte_id + 4 * 'b'), "does not stand for");
     refused(v->byte_id + 4 * 'a', 0, "does not stand for");
-    refused(v->byte_id + 4 * 'a', VOCAB_SIZE, "does not stand for");
+    refused(v->byte_id + 4 * 'a', vocab_size, "does not stand for");
     for (int i = 0; i < 4; i++) refused(merge + 4 * i, 0x7fffffff, "out of range");
     refused(merge + 8, v->n_merges, "out of range");
     refused(merge + 12, get_u32(merge + 28), "bytes of its pair");
@@ -411,19 +526,19 @@ static void test_refused(const SmolVocab *v) {
     }
     CHECK(n_longer > 0, "no token goes on from another");
     const uint8_t *end = v->merges + 16 * (v->n_merges - 1);  // another left token of the same length
-    for (uint32_t id = get_u32(end) + 1, from = 4 * get_u32(end); id < VOCAB_SIZE; id++) {
+    for (uint32_t id = get_u32(end) + 1, from = 4 * get_u32(end); id < v->n_tokens; id++) {
         uint32_t length = get_u32(v->token_offset + 4 * id + 4) - get_u32(v->token_offset + 4 * id);
         if (length != get_u32(v->token_offset + from + 4) - get_u32(v->token_offset + from)) continue;
         refused(end, id, "bytes of its pair");
         break;
     }
     refused(special, get_u32(special - 8), "out of order");
-    refused(special, VOCAB_SIZE, "out of range");
+    refused(special, vocab_size, "out of range");
     refused(special + 4, 3, "out of range");
     uint8_t *longer = memcpy(malloc(n_section + 1), section, n_section);
     SmolVocab other;
     SmolErr err = {0};
-    CHECK(vocab_open(&other, longer, n_section + 1, VOCAB_SIZE, &err) == SMOL_E_FORMAT, "a byte more is taken");
+    CHECK(vocab_open(&other, longer, n_section + 1, vocab_size, &err) == SMOL_E_FORMAT, "a byte more is taken");
     free(longer);
 }
 
@@ -433,7 +548,7 @@ static void test_merge_order(const SmolVocab *v, size_t from, size_t to) {
     memcpy(copy + (v->merges - section) + 16 * to, v->merges + 16 * from, 16);
     SmolVocab other;
     SmolErr err = {0};
-    vocab_open(&other, copy, n_section, VOCAB_SIZE, &err);
+    vocab_open(&other, copy, n_section, vocab_size, &err);
     CHECK(strstr(err.text, "out of order") != NULL, "merge %zu twice: %s", from, err.text);
     free(copy);
 }
@@ -458,9 +573,10 @@ static void test_bad_special(void) {
     }
 }
 
-static void test_damage(void) {
+// Every byte of the section, or each of which step is the distance.
+static void test_damage(size_t step) {
     int n_alive = 0;
-    for (size_t n = 0; n < n_section; n++) {
+    for (size_t n = 0; n < n_section; n += step) {
         uint8_t *cut = malloc(n ? n : 1);
         memcpy(cut, section, n);
         CHECK(!survives(cut, n), "%zu of %zu bytes are enough", n, n_section);
@@ -468,7 +584,7 @@ static void test_damage(void) {
     }
     uint8_t *copy = malloc(n_section);
     memcpy(copy, section, n_section);
-    for (size_t i = 0; i < n_section; i++) {
+    for (size_t i = 0; i < n_section; i += step) {
         for (int bit = 0; bit < 9; bit++) {
             uint8_t flip = (uint8_t)(bit == 8 ? 0xff : 1 << bit);
             copy[i] ^= flip;
@@ -477,23 +593,59 @@ static void test_damage(void) {
         }
     }
     free(copy);
-    printf("test_tokenizer: %d of %zu damaged sections still worked\n", n_alive, 9 * n_section);
+    printf("test_tokenizer: %d of %zu damaged sections still worked\n", n_alive, 9 * (n_section / step + 1));
     SmolVocab v;
     SmolErr err;
-    CHECK(vocab_open(&v, section, n_section, VOCAB_SIZE + 1, &err) == SMOL_E_FORMAT, "any vocab_size is taken");
+    CHECK(vocab_open(&v, section, n_section, vocab_size + 1, &err) == SMOL_E_FORMAT, "any vocab_size is taken");
     CHECK(vocab_open(&v, section, n_section, -1, &err) == SMOL_E_FORMAT, "vocab_size -1 is taken");
 }
 
-int main(int argc, char **argv) {
+// The section NAME.bin, its texts and its chats.
+static SmolModel open_section(const char *folder, const char *name, int size) {
     char path[1024];
-    const char *folder = argc > 1 ? argv[1] : "tests/golden";
-    snprintf(path, sizeof path, "%s/tokenizer.bin", folder);
+    snprintf(path, sizeof path, "%s/%s.bin", folder, name);
     section = read_file(path, &n_section);
+    vocab_size = size;
     CHECK(section != NULL, "%s cannot be read", path);
-    if (!section) return test_end("test_tokenizer");
+    if (!section) exit(test_end("test_tokenizer"));
     SmolModel m = open_model();
-    snprintf(path, sizeof path, "%s/tokenizer.tsv", folder);
+    snprintf(path, sizeof path, "%s/%s.tsv", folder, name);
     test_reference(&m, path);
+    snprintf(path, sizeof path, "%s/chats.tsv", folder);
+    test_chats(&m, path, name);
+    test_template_check(&m);
+    return m;
+}
+
+// Every row of chars changed, so that it is out of order or another character than its token.
+static void test_bad_chars(const SmolVocab *v) {
+    for (uint32_t i = 0; i < v->n_chars; i++) {
+        const uint8_t *row = v->chars + 8 * i;
+        refused(row, get_u32(row) + 1, "character");
+        refused(row + 4, 0, "character");
+        refused(row + 4, UINT32_MAX, "character");
+    }
+    refused(v->special, get_u32(v->byte_id), "has no text");  // of one byte, and no special token may be so short
+}
+
+static void test_mistral(const char *folder) {
+    SmolModel m = open_section(folder, "tekken", 700);
+    CHECK(m.vocab.n_chars == 0 && m.vocab.pretokenizer == WORDS_TEKKEN, "pre-tokenizer %u", m.vocab.pretokenizer);
+    test_first_token(&m);
+    test_long_word(&m);
+    test_damage(7);
+    free(section);
+    m = open_section(folder, "sentencepiece", 780);
+    CHECK(m.vocab.n_chars > 100 && m.vocab.pretokenizer == WORDS_SENTENCEPIECE, "%u characters", m.vocab.n_chars);
+    test_first_token(&m);
+    test_bad_chars(&m.vocab);
+    test_damage(7);
+    free(section);
+}
+
+int main(int argc, char **argv) {
+    const char *folder = argc > 1 ? argv[1] : "tests/golden";
+    SmolModel m = open_section(folder, "tokenizer", 700);
     test_token_text(&m);
     test_chat(&m);
     test_raw(&m);
@@ -507,7 +659,8 @@ int main(int argc, char **argv) {
     test_merge_order(&m.vocab, 0, 1);
     test_merge_order(&m.vocab, 0, m.vocab.n_merges - 1);
     test_bad_special();
-    test_damage();
+    test_damage(1);
     free(section);
+    test_mistral(folder);
     return test_end("test_tokenizer");
 }

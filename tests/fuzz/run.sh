@@ -17,7 +17,7 @@ seed() {
     jpeg) cp tests/golden/pictures/*.jpg "$2" ;;
     bmp) cp tests/golden/pictures/*.bmp "$2" ;;
     pnm) cp tests/golden/tiny.ppm tests/golden/pictures/png_c3_d4.png tests/golden/pictures/jpeg_q10.jpg "$2" ;;
-    tokenizer) { printf '\004' && cat tests/golden/tokenizer.bin; } > "$2/section" ;;
+    tokenizer) for s in tokenizer tekken sentencepiece; do { printf '\004' && cat tests/golden/$s.bin; } > "$2/$s"; done ;;
     model) cp tests/golden/tiny.smol "$2" ;;
     esac
 }
