@@ -138,7 +138,7 @@ mcu: run
 windows:
 	@mkdir -p build/windows
 	x86_64-w64-mingw32-windres ports/windows/utf8.rc build/windows/utf8.o
-	$(MAKE) BUILD=build/windows CC=x86_64-w64-mingw32-gcc OPENMP=-fopenmp LINK="build/windows/utf8.o -static" build/windows/run
+	$(MAKE) BUILD=build/windows CC=x86_64-w64-mingw32-gcc OPENMP=-fopenmp LINK="build/windows/utf8.o ports/fmaf.c -static" build/windows/run
 
 clean:
 	rm -rf run build
