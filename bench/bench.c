@@ -330,6 +330,7 @@ static void bench_decode(Bench *b) {
     }
     double rate = report(b, "decode", &r, N_DECODE, "tokens/s");
     report_share(b, bytes_a_token(b) * rate * 1e-9, "GB/s", &b->all.read);
+    if (!b->only) printf("  %-22s %9.3g %%\n", "  of small pages", bytes_a_token(b) * rate * 1e-7 / b->all.read_small.rate);
     stop(b);
     free(ids);
 }
@@ -341,7 +342,7 @@ static void report_limits(const char *who, const Limits *l) {
     if (l->int8.how) printf(" int8 %.4g GMAC/s (%s)", l->int8.rate, l->int8.how);
     else printf(" int8 n/a");
     if (l->f32.how) printf(", f32 %.4g GMAC/s (%s)", l->f32.rate, l->f32.how);
-    printf(", reading %.3g GB/s\n", l->read.rate);
+    printf(", reading %.3g GB/s, small pages %.3g GB/s\n", l->read.rate, l->read_small.rate);
 }
 
 static void look_at_model(Bench *b) {

@@ -11,7 +11,7 @@ typedef struct {
 
 typedef struct {
     Limit int8, f32;  // GMAC/s: 10^9 products, each added to a sum, a second
-    Limit read;       // GB/s from memory
+    Limit read, read_small;  // GB/s from memory, in pages of megabytes if the system has them, and in its ordinary pages
 } Limits;
 
 // The best of several runs, since noise only slows down. Takes a second or two.
