@@ -1,4 +1,4 @@
-"""--score on the command line: what it refuses, and that neither threads nor kernels change its numbers."""
+"""Text models on the command line: --score, what it refuses, that neither threads nor kernels change it; and no pictures."""
 
 import json
 
@@ -47,3 +47,27 @@ def test_score_refuses(program, tiny, tmp_path, options, content, message):
 ])
 def test_score_wrong_usage(plain, words, message):
     assert message in plain.bad("M", *words, status=2)
+
+
+# ---- a model that reads text only ----
+
+@pytest.fixture(scope="module")
+def text_only(tmp_path_factory):
+    import text_model
+    from harness import export
+    folder = tmp_path_factory.mktemp("text")
+    return export(text_model.make_folder(folder / "hf", n_layers=1), str(folder / "model.smol"))
+
+
+def test_no_pictures(program, text_only, picture, tmp_path):
+    assert "square.ppm: this model reads text only, no pictures" in program.bad(text_only, "--raw", "-i", picture, "What is it?")
+    assert "this model was not made for videos" in program.bad(text_only, "--raw", "-v", picture, "What is it?")
+    said = program(text_only, stdin=f"/image {picture}\n".encode())
+    assert b"square.ppm: this model reads text only, no pictures\n" in said.stderr
+
+
+def test_info_of_a_text_model(program, text_only):
+    said = program.good(text_only, "--info").decode()
+    assert "encoder" not in said and "pictures" not in said and "model.layers.0.self_attn.q_proj.weight" in said
+    plan = program.good(text_only, "--raw", "--plan", "Hello").decode()
+    assert "encoder activations" not in plan and "decoder activations" in plan
