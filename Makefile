@@ -9,6 +9,7 @@
 # make bench    how fast this machine is with the demonstration model and with random weights of the released shapes
 # make bench-peers  the same against llama.cpp, torch and OpenVINO: see bench/README.md
 # make bench-pictures  a photo of 12 megapixels: decoding beside djpeg (Debian's libjpeg-turbo-progs), resize and cut
+# make identical  one SHA-256 over all logits from every kernel, compiler, number of threads, and processor that qemu-user has
 # make mcu      the demonstration model on two microcontrollers in qemu, compared with this machine
 # make windows  build/windows/run.exe, with mingw-w64
 # make clean    removes what was built
@@ -44,6 +45,9 @@ $(BUILD)/run: $(ENGINE:%=$(BUILD)/%.o) $(PROGRAM:%=$(BUILD)/%.o)
 	$(COMPILE) $^ $(LINK) -o $@ -lm
 
 $(BUILD)/test_%: tests/test_%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
+	$(COMPILE) -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
+
+$(BUILD)/logits: tests/logits.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
 	$(COMPILE) -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
 
 demo: run
@@ -132,6 +136,9 @@ bench-peers: build/bench/bench $(filter-out build/bench/demo-%,$(BENCH)) build/p
 bench-pictures: .venv/ready
 	.venv/bin/python bench/pictures.py
 
+identical: .venv/ready
+	.venv/bin/python tests/identical.py
+
 mcu: run
 	ports/cortex-m/check.sh
 
@@ -143,4 +150,4 @@ windows:
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check debug test oracle fuzz mcu windows bench bench-peers bench-pictures clean
+.PHONY: demo chat check debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
