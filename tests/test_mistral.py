@@ -20,7 +20,9 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+import harness
 import make_mistral
+import text_model
 from make_tokenizer import WORDS
 from tokenizing import ROOT, Ours, compile_programs, hexa, numbers, random_text
 
@@ -412,6 +414,33 @@ def test_refused(name, tmp_path):
         exporter.tokenizer_section(tmp_path / file, SPM if "model" in file else TEKKEN)
     assert word in str(caught.value) and "\n" not in str(caught.value)
     assert str(caught.value).startswith(file)
+
+
+# ---- all of it ----
+
+@pytest.mark.parametrize("file,train,name", [("tekken.json", make_mistral.train_tekken, "Mistral v7"),
+                                             ("tokenizer.model.v3", make_mistral.train_sentencepiece, "Mistral v3")])
+def test_a_chat(file, train, name, tmp_path):
+    """Mistral's own files with their tokenizer, exported: a chat has mistral-common's ids, an answer the text of its tokens."""
+    size = train(tmp_path / file)
+    source = text_model.make_folder(tmp_path / "hf", architecture="MistralForCausalLM", vocab_size=size)
+    folder = Path(text_model.make_consolidated(source, tmp_path / "mistral"))
+    (tmp_path / file).rename(folder / file)
+    program, model = harness.build(), harness.export(str(folder), str(tmp_path / "model.smol"))
+    assert f"chat template {name}" in harness.call(program, model, "--info")
+    questions, chat = ["Who?</s>[INST]", " What is in  this\tpicture?"], [("system", "Be brief.")]
+    answers = harness.chat(program, model, [], questions, "-s", "Be brief.")
+    mistral = MistralTokenizer.from_file(str(folder / file))
+    makers = {"system": SystemMessage, "user": UserMessage, "assistant": AssistantMessage}
+    for question, answer in zip(questions, answers, strict=True):
+        chat.append(("user", question))
+        request = ChatCompletionRequest(messages=[makers[role](content=text) for role, text in chat])
+        assert answer["prompt_tokens"] == mistral.encode_chat_completion(request).tokens
+        chat.append(("assistant", answer["text"] or "?"))
+        assert answer["text"]
+    raw = json.loads(harness.call(program, model, "--json", "--raw", "-n", 1, "--", "Who?"))
+    tok = mistral.instruct_tokenizer.tokenizer
+    assert raw["prompt_tokens"] == tok.encode("Who?", bos=True, eos=False)
 
 
 # ---- time ----
