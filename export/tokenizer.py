@@ -282,7 +282,7 @@ def tekken(data, vocab_size):
     require(0 < n_special < size <= vocab_size, f"{size} tokens, {n_special} of them special, and vocab_size is {vocab_size}")
     names = data.get("special_tokens")
     names = TEKKEN_SPECIAL if names is None else [t["token_str"] for t in sorted(names, key=lambda t: t["rank"])]
-    names += [f"<SPECIAL_{i}>" for i in range(len(names), n_special)]
+    names = names + [f"<SPECIAL_{i}>" for i in range(len(names), n_special)]
     words = [base64.b64decode(t["token_bytes"]) for t in data["vocab"][:size - n_special]]
     ids = {raw: n_special + rank for rank, raw in enumerate(words)}
     require(len(names) == n_special and len(ids) == size - n_special, "it lists tokens twice, or not all")

@@ -26,7 +26,8 @@ import text_model
 from make_tokenizer import WORDS
 from tokenizing import ROOT, Ours, compile_programs, hexa, numbers, random_text
 
-import template  # export/, which conftest.py puts on the path
+import gguf_file  # export/, which conftest.py puts on the path
+import template
 import tokenizer as exporter
 
 DATA = Path(mistral_common.__file__).parent / "data"
@@ -77,9 +78,10 @@ class Both(Ours):
         request = ChatCompletionRequest(messages=[makers[role](content=text) for role, text in messages])
         return self.mistral.encode_chat_completion(request).tokens
 
-    def our_chats(self, chats):
-        requests = ["c " + " ".join(f"{role} {hexa(text)} ;" for role, text in chat) for chat in chats]
-        return [numbers(answer.partition(" | ")[2]) for answer in self.ask(requests)]
+
+def our_chats(ours, chats):
+    requests = ["c " + " ".join(f"{role} {hexa(text)} ;" for role, text in chat) for chat in chats]
+    return [numbers(answer.partition(" | ")[2]) for answer in ours.ask(requests)]
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +160,7 @@ def test_cases(both):
     answers = both.ask([f"r 0 {c['hex']} ;" for c in bad])
     assert [numbers(a.partition(" | ")[2]) for a in answers] == [[1, *c["ids"][both.cases]] for c in bad]
     chats = [[(m["role"], m["content"]) for m in c["messages"]] for c in cases["chats"]]
-    assert both.our_chats(chats) == [c["mistral"][both.chats]["ids"] for c in cases["chats"]]
+    assert our_chats(both, chats) == [c["mistral"][both.chats]["ids"] for c in cases["chats"]]
 
 
 @needs_assets
@@ -169,7 +171,7 @@ def test_fixtures(made, name, file):
     texts, chats = ([r for r in records if kind in r] for kind in ("raw", "messages"))
     assert len(texts) > 10 and len(chats) > 3
     assert made(name).user_ids([r["raw"] for r in texts]) == [r["ids"] for r in texts]
-    got = made(name).our_chats([[(m["role"], m["content"]) for m in r["messages"]] for r in chats])
+    got = our_chats(made(name), [[(m["role"], m["content"]) for m in r["messages"]] for r in chats])
     assert got == [r["ids"] for r in chats]
 
 
@@ -200,7 +202,7 @@ def test_chats(both):
     """Up to ten turns, with and without a system prompt, users who speak twice, answers with blanks at their end."""
     rng = random.Random(11)
     chats = [random_chat(rng, 1 + n % 10, n % 3 > 0) for n in range(300)]
-    for chat, ids in zip(chats, both.our_chats(chats)):
+    for chat, ids in zip(chats, our_chats(both, chats)):
         assert ids == both.chat(chat), chat
 
 
@@ -208,7 +210,7 @@ def test_system_prompts(both):
     """Two of them, one that is empty, and one with nothing to stand in."""
     chats = [[("system", "One."), ("system", "Two."), ("user", "Hi")], [("system", ""), ("user", "Hi")],
              [("system", "One."), ("user", "Hi"), ("system", "Two."), ("user", "Go.")]]
-    assert both.our_chats(chats) == [both.chat(c) for c in chats]
+    assert our_chats(both, chats) == [both.chat(c) for c in chats]
     alone = both.ask([f"c system {hexa('One.')} ;"])[0]
     assert ("needs a message of the user" in alone) == both.name.endswith("v3")
 
@@ -282,24 +284,43 @@ def as_transformers(both, prepended=False):
     return sentencepiece_as_transformers(both, prepended) if "spm" in both.name else tekken_as_transformers(both)
 
 
-@pytest.mark.parametrize("name,jinja", [("spm v3", JINJA_V3), ("tekken v7", JINJA_V7)])
-def test_chats_of_transformers(made, name, jinja):
-    """apply_chat_template, with system prompts; without user texts that look like control tokens, which it would take for some."""
-    both, rng = made(name), random.Random(5)
-    tok = transformers.PreTrainedTokenizerFast(tokenizer_object=as_transformers(both), bos_token="<s>", eos_token="</s>",
-                                               chat_template=jinja)
+def polite_chats(rng, first):
+    """Chats of up to ten turns without texts that look like control tokens, which transformers would take for some."""
     words = [w for w in WORDS if "<" not in w]
-    chats = []
     for n in range(100):
-        chat = [("system", random_text(rng, words, words) or "?")]
+        chat = [("system", random_text(rng, words, words) or "?")] if first(n) else []
         for _ in range(n % 10):
             chat += [("user", random_text(rng, words, words) or "?"), ("assistant", random_text(rng, words, words) + ".")]
-        chats.append(chat + [("user", random_text(rng, words, words) or "?")])
-    for chat, ids in zip(chats, both.our_chats(chats)):
-        messages = [{"role": role, "content": text} for role, text in chat]
-        expected = tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-        if "\u2581" not in str(chat):
-            assert ids == list(expected), chat
+        yield chat + [("user", random_text(rng, words, words) or "?")]
+
+
+def applied(tok, jinja, chats):
+    tok = transformers.PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="</s>", chat_template=jinja)
+    return [list(tok.apply_chat_template([{"role": role, "content": text} for role, text in chat], add_generation_prompt=True,
+                                         tokenize=True, return_dict=False)) for chat in chats]
+
+
+@pytest.mark.parametrize("name,jinja", [("spm v3", JINJA_V3), ("tekken v7", JINJA_V7)])
+def test_chats_of_transformers(made, name, jinja):
+    """apply_chat_template, always with a system prompt: without one these templates add the day's date."""
+    both, tok = made(name), as_transformers(made(name))
+    chats = [chat for chat in polite_chats(random.Random(5), lambda n: True) if "\u2581" not in str(chat)]
+    assert our_chats(both, chats) == applied(tok, jinja, chats)
+
+
+@needs_assets
+@pytest.mark.parametrize("kind,jinja", [(template.CHATML, JINJA_CHATML), (template.SMOLLM2, JINJA_SMOLLM2)])
+def test_chatml(programs, tmp_path, kind, jinja):
+    """SmolLM2's tokenizer is the beginning of SmolVLM's. Of its template the cases have the ids."""
+    path, section = ASSETS / "tokenizer_smolvlm" / "tokenizer.json", tmp_path / "section.bin"
+    section.write_bytes(exporter.tokenizer_section(path, 49280))
+    ours, tok = Ours(programs, section, 49280, 0, kind), Tokenizer.from_file(str(path))
+    chats = list(polite_chats(random.Random(6), lambda n: n % 2))
+    assert our_chats(ours, chats) == applied(tok, jinja, chats)
+    if kind == template.SMOLLM2:
+        cases = json.loads((ASSETS / "tokenizer_cases.json").read_text(encoding="utf-8"))["chats"]
+        chats = [[(m["role"], m["content"]) for m in c["messages"]] for c in cases]
+        assert our_chats(ours, chats) == [c["smollm2"]["ids_safe"] for c in cases]
 
 
 # ---- the exporter ----
@@ -327,6 +348,31 @@ def test_gguf(made, tmp_path):
     pieces = [(model.id_to_piece(i), model.get_score(i), kind) for i, kind in enumerate(kinds)]
     assert exporter.tokenizer_section({"pieces": pieces, "bos": 1}, SPM) == both.section.read_bytes()
     assert len(user_defined) == 20
+
+
+def test_gguf_of_tekken(programs, tmp_path):
+    """The small one, with tokens and merges as GGUF files write them."""
+    from transformers.integrations.mistral.tokenizer import MistralConverter
+    size = make_mistral.train_tekken(tmp_path / "tekken.json")
+    data = json.loads((tmp_path / "tekken.json").read_text())
+    data["special_tokens"] = [{"rank": i, "token_str": t, "is_control": True} for i, t in enumerate(exporter.TEKKEN_SPECIAL)]
+    (tmp_path / "tekken.json").write_text(json.dumps(data))
+    spec = json.loads(MistralConverter(str(tmp_path / "tekken.json")).converted().to_str())
+    tokens = sorted(spec["model"]["vocab"], key=spec["model"]["vocab"].get)
+    file = gguf_file.GgufFile.__new__(gguf_file.GgufFile)
+    file.name, file.fields = "m.gguf", {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "tekken", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if i < 20 else 1 for i in range(size)], "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in spec["model"]["merges"]]}
+    ours = []
+    for name, source in ("a.bin", file.tokenizer()), ("b.bin", tmp_path / "tekken.json"):
+        (tmp_path / name).write_bytes(exporter.tokenizer_section(source, size))
+        ours.append(Ours(programs, tmp_path / name, size))
+    requests = [f"r 0 {hexa(text)} ;" for text in make_mistral.texts(random.Random(4))]
+    assert ours[0].ask(requests) == ours[1].ask(requests)
+    file.fields["tokenizer.ggml.pre"] = "gpt-4o"
+    with pytest.raises(gguf_file.ExportError, match="not supported"):
+        file.tokenizer()
 
 
 def test_fixture_is_reproduced(tmp_path):
