@@ -98,6 +98,7 @@ static void layout_encoder_kv(SmolEngine *e, SmolArena *a, SmolErr *err) {
 static void layout_encoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
     const SmolConfig *c = &e->model->config;
     int grid = c->image_size / c->patch_size, n_patch = grid * grid, patch = 3 * c->patch_size * c->patch_size;
+    int n_mlp = mlp_rows(&e->limits);
     e->vx = take_rows(a, n_patch, c->v_dim, "encoder activations", err);
     e->vq = take_rows(a, n_patch, c->v_dim, "encoder activations", err);
     layout_encoder_kv(e, a, err);
@@ -108,8 +109,9 @@ static void layout_encoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
         r.in = take_rows(a, VISION_BLOCK, max(c->v_dim, patch), "encoder activations", err);
         r.a = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
         r.b = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
-        r.h = take_rows(a, VISION_BLOCK, c->v_hidden_dim, "encoder activations", err);
-        r.int8 = arena_take(a, int8_bytes(VISION_BLOCK, max(max(c->v_dim, patch), c->v_hidden_dim)), "encoder activations", err);
+        r.h = take_rows(a, n_mlp, c->v_hidden_dim, "encoder activations", err);
+        uint64_t narrow = int8_bytes(VISION_BLOCK, max(c->v_dim, patch)), wide = int8_bytes(n_mlp, c->v_hidden_dim);
+        r.int8 = arena_take(a, narrow > wide ? narrow : wide, "encoder activations", err);
         if (e->rooms) e->rooms[i] = r;
     }
 }

@@ -273,11 +273,14 @@ Places model_places(const SmolConfig *c);
 
 #define VISION_BLOCK 64  // patches that go through a layer's products at once: a block of the values in attention_int8.c
 
+// How many of them go through the MLP at once, whose rows are the widest: a small batch asks for little memory.
+static inline int mlp_rows(const SmolLimits *l) { return l->batch < VISION_BLOCK ? l->batch : VISION_BLOCK; }
+
 // What one thread of the encoder works in.
 typedef struct {
     float *in;      // (VISION_BLOCK, wider of v_dim and 3 patch_size^2)
     float *a, *b;   // (VISION_BLOCK, v_dim)
-    float *h;       // (VISION_BLOCK, v_hidden_dim)
+    float *h;       // (MLP rows, v_hidden_dim)
     void *int8;     // room for (VISION_BLOCK, widest of these) in int8
 } VisionRoom;
 

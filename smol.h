@@ -243,7 +243,8 @@ const char *smol_template_name(const SmolModel *m);  // "none" without one
 
 typedef struct {
     int context;         // positions of the KV cache
-    int batch;           // prompt tokens that go through the decoder at once; 128 is a good number
+    int batch;           // prompt tokens that go through the decoder at once, and patches (up to 64) through the encoder's MLP:
+                         // 128 is a good number, fewer need less memory
     int n_image_tokens;  // feature rows kept until they are consumed
     int n_threads;
     int vision;          // 0: text only, no encoder buffers

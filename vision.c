@@ -92,17 +92,24 @@ static void project_qkv(const Encoder *v, int layer, int first, int n, const Vis
     for (int i = 0; i < n; i++) kv_store(e->kernel, &e->vkv, first + i, row_of(room->a, i, v->ld), row_of(room->b, i, v->ld));
 }
 
-// x += out(attention); x += mlp(LN2(x))
-static void project_out_mlp(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
+// x += fc2(gelu(fc1(LN2(x))))
+static void add_mlp(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
     SmolEngine *e = v->e;
     int d = v->c->v_dim, hidden = round_up(v->c->v_hidden_dim, LANES);
-    product(v, room, room->a, v->ld, row_of(e->vq, first, v->ld), v->ld, d, layer + VO_W, n);
-    for (int i = 0; i < n; i++) add(row_of(e->vx, first + i, v->ld), row_of(room->a, i, v->ld), d);
     normalise(v, layer + LN2_W, first, n, room);
     product(v, room, room->h, hidden, room->in, v->ld, d, layer + FC1_W, n);
     for (int i = 0; i < n; i++) e->kernel->ops->gelu_tanh(row_of(room->h, i, hidden), v->c->v_hidden_dim);
     product(v, room, room->a, v->ld, room->h, hidden, v->c->v_hidden_dim, layer + FC2_W, n);
     for (int i = 0; i < n; i++) add(row_of(e->vx, first + i, v->ld), row_of(room->a, i, v->ld), d);
+}
+
+// x += out(attention); x += mlp(LN2(x))
+static void project_out_mlp(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
+    SmolEngine *e = v->e;
+    int d = v->c->v_dim, most = mlp_rows(&e->limits);
+    product(v, room, room->a, v->ld, row_of(e->vq, first, v->ld), v->ld, d, layer + VO_W, n);
+    for (int i = 0; i < n; i++) add(row_of(e->vx, first + i, v->ld), row_of(room->a, i, v->ld), d);
+    for (int i = 0; i < n; i += most) add_mlp(v, layer, first + i, n - i < most ? n - i : most, room);
 }
 
 static void encoder_layer(const Encoder *v, int i) {

@@ -20,6 +20,7 @@ check() {  # WHAT FOUND WANTED
     fi
 }
 
+# What the firmware said of something.
 field() { printf '%s\n' "$said" | tr -d '\r' | sed -n "s/^$1: //p"; }
 
 # MACHINE FIRMWARE: what it said and its exit status. With -icount shift=0 an instruction takes a nanosecond.

@@ -1,7 +1,7 @@
 // main.c: a question about a picture, answered without an operating system. Everything it needs of the engine is in smol.h.
 //
-// The arena serves twice. First it holds the picture's tiles and an engine that only encodes; then, in the same bytes, the prompt
-// and an engine that only decodes. What stays between are the features: the rows that the decoder reads like words.
+// The arena serves twice. First it holds the picture's tiles and an engine that only encodes; then, in the same bytes, the
+// prompt and an engine that only decodes. What stays between are the features: the rows that the decoder reads like words.
 
 #include "board.h"
 #include "smol.h"
@@ -89,7 +89,7 @@ static void encode(const SmolPicture *picture, const SmolTiling *tiling, float *
 // ---- the question: to token ids ----
 
 static int32_t *tokenize(const char *question, const SmolTiling *tiling, long *n_ids) {
-    const SmolMessage message = {.role = "user", .text = question, .n_text = strlen(question), .pictures = tiling, .n_pictures = 1};
+    const SmolMessage message = {"user", question, strlen(question), tiling, 1, NULL};
     SmolPrompt prompt = {0};
     if (smol_prompt_chat(&model, &message, 1, &prompt, &err)) die(err.text);
     prompt.text_cap = prompt.n_text;
