@@ -221,8 +221,8 @@ typedef struct {
 // UTF-8 in a message becomes U+FFFD.
 int smol_prompt_chat(const SmolModel *m, const SmolMessage *messages, int n_messages, SmolPrompt *out, SmolErr *err);
 
-// No template: the token that the model's texts begin with, if they do, the pictures' markers, then the text as it is. special 1:
-// control tokens in the text are recognised, and none is put before it.
+// No template: the token that the model's texts begin with, if they do, the pictures' markers, then the text as it is.
+// special 1: control tokens in the text are recognised, and none is put before it.
 int smol_prompt_raw(const SmolModel *m, const SmolMessage *message, int special, SmolPrompt *out, SmolErr *err);
 
 // The scratch bytes that smol_tokenize needs for n_text bytes, SIZE_MAX if that is too much.

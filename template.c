@@ -186,8 +186,8 @@ static void put_content(Writer *w, const SmolConfig *c, const SmolMessage *m, in
     }
     if (m->video) put_video(w, c, m->video);
     if (n_marks && n_marks != m->n_pictures) {
-        w->code = fail(w->err, SMOL_E_LIMIT, "<image> marks: %d, pictures: %d; there must be as many marks as pictures, or none", n_marks,
-                       m->n_pictures);
+        w->code = fail(w->err, SMOL_E_LIMIT,
+                       "<image> marks: %d, pictures: %d; there must be as many marks as pictures, or none", n_marks, m->n_pictures);
         return;
     }
     for (int k = n_marks; k < m->n_pictures; k++) put_picture(w, c, &m->pictures[k]);

@@ -160,8 +160,8 @@ static int check_header(SmolVocab *v, const uint8_t *bytes, int vocab_size, Smol
     if (v->pretokenizer < WORDS_SMOLLM || v->pretokenizer > WORDS_SENTENCEPIECE)
         return fail(err, SMOL_E_FORMAT, "tokenizer: pre-tokenizer %u is unknown", v->pretokenizer);
     if (v->first_token > v->n_tokens || get_u32(bytes + 28) || (v->n_chars && v->pretokenizer != WORDS_SENTENCEPIECE))
-        return fail(err, SMOL_E_FORMAT, "tokenizer: n_chars %u, first_token %u or the reserved field has no meaning", v->n_chars,
-                    v->first_token);
+        return fail(err, SMOL_E_FORMAT, "tokenizer: n_chars %u, first_token %u or the reserved field has no meaning",
+                    v->n_chars, v->first_token);
     return 0;
 }
 

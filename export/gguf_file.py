@@ -99,13 +99,15 @@ class GgufFile(Folder):
 
     def first_token(self, default):
         """The token that a text begins with, or None."""
-        return self.fields.get("tokenizer.ggml.bos_token_id") if self.fields.get("tokenizer.ggml.add_bos_token", default) else None
+        begins = self.fields.get("tokenizer.ggml.add_bos_token", default)
+        return self.fields.get("tokenizer.ggml.bos_token_id") if begins else None
 
     def tokenizer(self):
         """What tokenizer_section takes: tokenizer.json of a byte-level BPE, or the pieces of SentencePiece."""
         model, pre = self.fields.get("tokenizer.ggml.model"), self.fields.get("tokenizer.ggml.pre")
-        known = model == "gpt2" and pre in PRE_TOKENIZERS or model == "llama" and self.fields.get("tokenizer.ggml.add_space_prefix", True)
-        require(known, f"{self.name}: tokenizer.ggml.model {model!r} with tokenizer.ggml.pre {pre!r} is not supported")
+        has_space = self.fields.get("tokenizer.ggml.add_space_prefix", True)
+        require(model == "gpt2" and pre in PRE_TOKENIZERS or model == "llama" and has_space,
+                f"{self.name}: tokenizer.ggml.model {model!r} with tokenizer.ggml.pre {pre!r} is not supported")
         tokens, kinds = self.field("tokenizer.ggml.tokens", list), self.field("tokenizer.ggml.token_type", list)
         require(len(tokens) == len(kinds), f"{self.name}: {len(tokens)} tokens have {len(kinds)} types")
         if model == "llama":

@@ -146,5 +146,5 @@ def find_template(folder, space):
         what = "none that smol.c knows" if template else "missing"
         return kind, f"the chat template is {what}; run will need --raw"
     if has_default:
-        return kind, "the chat template has a system prompt of its own, with today's date; smol.c leaves it out: give one with -s"
+        return kind, "the chat template's own system prompt, with today's date, is left out: give one with -s"
     return kind, None

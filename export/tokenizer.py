@@ -47,8 +47,8 @@ class Vocabulary:
         for t in self.tokens:
             offsets.append(offsets[-1] + len(t or b""))
         first = 0 if self.bos is None else self.bos + 1
-        header = [len(self.tokens), len(self.merges), len(self.special), self.pretokenizer, offsets[-1], len(self.chars), first, 0]
-        numbers = [*header, *self.byte_id, *offsets]
+        numbers = [len(self.tokens), len(self.merges), len(self.special), self.pretokenizer, offsets[-1], len(self.chars), first, 0,
+                   *self.byte_id, *offsets]
         for table in (self.merges, self.special.items(), self.chars.items()):
             numbers += [n for row in sorted(table) for n in row]
         return struct.pack(f"<{len(numbers)}I", *numbers) + b"".join(t or b"" for t in self.tokens)
@@ -60,8 +60,8 @@ def byte_ids(ids):
 
 
 def all_splits(ids, order):
-    """A merge for every way to make a token out of two others: for libraries that join whatever gives a token, and so have no list
-    of merges. ids: bytes to id; order: of an id, what is joined first has the least, and equals have equal ranks."""
+    """A merge for every way to make a token out of two others: for libraries that join whatever gives a token, and so have no
+    list of merges. ids: bytes to id; order: of an id, what is joined first has the least, and equals have equal ranks."""
     rows = []
     for token, i in ids.items():
         halves = ((ids.get(token[:k]), ids.get(token[k:])) for k in range(1, len(token)))
@@ -71,7 +71,7 @@ def all_splits(ids, order):
 
 
 def check_reachable(ids, merges):
-    """`tokenizers` with ignore_merges and tiktoken take a word that is a token as it is; the engine has to get there by merges."""
+    """`tokenizers` with ignore_merges and tiktoken take a word that is a token as it is; the engine must get there by merges."""
     joined = {(left, right): (rank, result) for left, right, rank, result in merges}
     for token, i in ids.items():
         parts = [ids[bytes([b])] for b in token]
@@ -103,7 +103,8 @@ TEKKEN_STEPS = [
 # tokenizer it is, does, and so does the template of the chat, which writes that space itself.
 PREPEND = {"type": "Sequence", "normalizers": [
     {"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]}
-METASPACES = [{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False} for scheme in ("first", "always")]
+METASPACES = [{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False}
+              for scheme in ("first", "always")]
 
 # What every other part must be. A missing key counts as None: old files leave out keys that are off.
 OFF_AT_TOP = ("truncation", "padding")
@@ -128,7 +129,7 @@ def pipeline_of(tok):
     pre, normalizer, decoder, model = tok.get("pre_tokenizer"), tok.get("normalizer"), tok.get("decoder"), tok["model"]
     if model.get("byte_fallback"):
         prepended = normalizer == PREPEND and pre is None or normalizer is None and pre in METASPACES
-        require(prepended, f"byte_fallback with normalizer {normalizer} and pre_tokenizer {pre} is not SentencePiece's pipeline")
+        require(prepended, f"byte_fallback, normalizer {normalizer} and pre_tokenizer {pre} are not SentencePiece's pipeline")
         require(not model.get("ignore_merges"), "model.ignore_merges with byte_fallback is not supported")
         return SENTENCEPIECE
     require(normalizer is None, f"normalizer {normalizer} is not supported")
@@ -270,8 +271,8 @@ def tokenizer_json(tok, vocab_size):
 
 # Of files that do not list them, which are those up to version 7.
 TEKKEN_SPECIAL = (
-    "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> "
-    "[IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]").split()
+    "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [TOOL_CALLS] [IMG] "
+    "<pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]").split()
 
 
 def tekken(data, vocab_size):
@@ -369,7 +370,7 @@ def proto_fields(data):
         yield key >> 3, data[at - n:at]
 
 
-# sentencepiece_model.proto: the fields that matter, by number, and what they must be. A field that is not there has the default.
+# sentencepiece_model.proto: number of each field that matters, its name, what it must be, and what it is where it is not there.
 TRAINER = {3: ("model_type", 2, 1), 35: ("byte_fallback", 1, 0), 24: ("treat_whitespace_as_suffix", 0, 0)}
 NORMALIZER = {2: ("precompiled_charsmap", b"", b""), 3: ("add_dummy_prefix", 1, 1), 4: ("remove_extra_whitespaces", 0, 1),
               5: ("escape_whitespaces", 1, 1)}

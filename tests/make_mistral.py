@@ -1,9 +1,10 @@
 """Makes the fixtures of tests/test_tokenizer.c for Mistral's tokenizers: golden/tekken.*, golden/sentencepiece.* and
 golden/chats.tsv.
 
-Two small vocabularies are trained on the lines of make_tokenizer.py, one with Tekken's pattern, one by SentencePiece, and given the
-control tokens of the real ones. The ids are those that mistral-common makes of texts and chats with them (for ChatML, which it does
-not have, `tokenizers` with the small vocabulary of make_tokenizer.py). Nothing in the fixtures comes from smol.c.
+Two small vocabularies are trained on the lines of make_tokenizer.py, one with Tekken's pattern, one by SentencePiece, and
+given the control tokens of the real ones. The ids are those that mistral-common makes of texts and chats with them (for
+ChatML, which it does not have, `tokenizers` with the small vocabulary of make_tokenizer.py). Nothing in the fixtures comes
+from smol.c.
 
     python tests/make_mistral.py [FOLDER]
 
@@ -33,8 +34,9 @@ import template  # noqa: E402
 import tokenizer as exporter  # noqa: E402
 
 CONTROL = exporter.TEKKEN_SPECIAL
-LOOK_ALIKES = ["[INST]", "[/INST]", "</s>", "<s>", "[SYSTEM_PROMPT]", "[REF_1]", "[REF_1", "<0x0A>", "\u2581", " \u2581 ", "/\n", "\r\n//",
-               "HTTPServer", "aBC", "\u01c5a", "\u02b0", "A\u0301B", "\u0301", "5\u0301", "!\n/x", "\n \n  x", "  \t", "\U00011de1x"]
+LOOK_ALIKES = ["[INST]", "[/INST]", "</s>", "<s>", "[SYSTEM_PROMPT]", "[REF_1]", "[REF_1", "<0x0A>", "\u2581", " \u2581 ",
+               "/\n", "\r\n//", "HTTPServer", "aBC", "\u01c5a", "\u02b0", "A\u0301B", "\u0301", "5\u0301", "!\n/x", "\n \n  x", "  \t",
+               "\U00011de1x"]
 WORDS = make_tokenizer.WORDS + LOOK_ALIKES
 ROLES = {"system": SystemMessage, "user": UserMessage, "assistant": AssistantMessage}
 
@@ -52,8 +54,8 @@ def train_tekken(path):
     learned = sorted((i, bytes(alphabet[c] for c in text)) for text, i in tok.get_vocab().items())
     words = [bytes([b]) for b in range(256)] + [raw for _, raw in learned if len(raw) > 1]
     vocab = [{"rank": i, "token_bytes": base64.b64encode(raw).decode(), "token_str": None} for i, raw in enumerate(words)]
-    config = {"pattern": exporter.TEKKEN_PATTERN, "num_vocab_tokens": len(vocab), "default_vocab_size": len(vocab) + len(CONTROL),
-              "default_num_special_tokens": len(CONTROL), "version": "v7"}
+    config = {"pattern": exporter.TEKKEN_PATTERN, "num_vocab_tokens": len(vocab),
+              "default_vocab_size": len(vocab) + len(CONTROL), "default_num_special_tokens": len(CONTROL), "version": "v7"}
     path.write_text(json.dumps({"config": config, "vocab": vocab}))
     return config["default_vocab_size"]
 
@@ -65,7 +67,8 @@ def train_sentencepiece(path):
         sentence_iterator=iter(make_tokenizer.CORPUS.splitlines()), model_writer=model, model_type="bpe", vocab_size=780,
         character_coverage=1.0, byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
         split_digits=True, allow_whitespace_only_pieces=True, num_threads=1, minloglevel=2,
-        control_symbols=[t for t in CONTROL if t not in ("<unk>", "<s>", "</s>", "<pad>")], user_defined_symbols=["[REF_1]", "[REF_12]"])
+        control_symbols=[t for t in CONTROL if t not in ("<unk>", "<s>", "</s>", "<pad>")],
+        user_defined_symbols=["[REF_1]", "[REF_12]"])
     path.write_bytes(model.getvalue())
     return 780
 

@@ -1,5 +1,5 @@
-"""Mistral's tokenizers and chats against `mistral-common`, which carries the real ones: SentencePiece of version 3 (Mistral Small
-2409) and 7, Tekken (Small 2501 has that of tekken_240718.json, with version 7). And the same as transformers has them.
+"""Mistral's tokenizers and chats against `mistral-common`, which carries the real ones: SentencePiece of version 3 (Mistral
+Small 2409) and 7, Tekken (Small 2501 has that of tekken_240718.json, with version 7). And the same as transformers has them.
 
     python -m pytest -q tests/test_mistral.py                100,000 random texts for each: SMOL_LONG=1
 """
@@ -18,7 +18,7 @@ import transformers
 from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
 from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 import harness
 import make_mistral
@@ -32,7 +32,7 @@ import tokenizer as exporter
 
 DATA = Path(mistral_common.__file__).parent / "data"
 ASSETS = Path(os.environ.get("SMOL_ASSETS", ROOT.parent / "shared" / "assets"))
-needs_assets = pytest.mark.skipif(not (ASSETS / "tokenizer_cases.json").exists(), reason="no tokenizer_cases.json: set SMOL_ASSETS")
+needs_assets = pytest.mark.skipif(not (ASSETS / "tokenizer_cases.json").exists(), reason="no tokenizer cases: set SMOL_ASSETS")
 N_TEXTS = 100_000 if os.environ.get("SMOL_LONG") else 5_000
 
 SPM, TEKKEN = 32768, 131072  # tokens
@@ -114,9 +114,10 @@ def each(request, made):
 
 # ---- ids ----
 
-LOOK_ALIKES = ["<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]", "[IMG]",
-               "[control_8]", "<SPECIAL_20>", "[REFERENCE_DOC_0]", "[REFERENCE_DOC_12]", "[REFERENCE_DOC_", "[REF]", "<0x0A>", "[INST",
-               "\u2581", "\u2581\u2581", " \u2581 ", "/\n", "\r\n/", " //", "HTTPServer", "iPhone", "\u01c5", "\u02b0", "A\u0301B"]
+LOOK_ALIKES = ["<s>", "</s>", "<unk>", "<pad>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]",
+               "[IMG]", "[control_8]", "<SPECIAL_20>", "[REFERENCE_DOC_0]", "[REFERENCE_DOC_12]", "[REFERENCE_DOC_", "[REF]",
+               "<0x0A>", "[INST", "\u2581", "\u2581\u2581", " \u2581 ", "/\n", "\r\n/", " //", "HTTPServer", "iPhone", "\u01c5",
+               "\u02b0", "A\u0301B"]
 
 
 @pytest.mark.parametrize("name", ["spm v3", "spm v7", "tekken v7"])
@@ -194,7 +195,8 @@ def random_chat(rng, n_turns, system):
 
     chat = [("system", text())] if system else []
     for _ in range(n_turns - 1):
-        chat += [("user", text())] * rng.choice([1, 1, 1, 2]) + [("assistant", text() + "." + rng.choice(["", " ", "  \n", "\n "]))]
+        answer = text() + "." + rng.choice(["", " ", "  \n", "\n "])
+        chat += [("user", text())] * rng.choice([1, 1, 1, 2]) + [("assistant", answer)]
     return chat + [("user", text())] * rng.choice([1, 1, 1, 2])
 
 
@@ -258,11 +260,9 @@ def sentencepiece_as_transformers(both, prepended):
     merges = generate_merges(scores, scores, **({"skip_tokens": []} if takes_skip else {}))
     tok = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True, dropout=None))
     if prepended:
-        from tokenizers import normalizers
         tok.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     else:
         tok.pre_tokenizer = pre_tokenizers.Metaspace("\u2581", "first", split=False)
-    tok.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     tok.add_special_tokens([AddedToken(p, normalized=False, special=True) for p, i in vocab.items()
                             if model.IsControl(i) or model.IsUnknown(i) or i in user_defined])
     return tok
@@ -447,7 +447,8 @@ REFUSED = {  # file, what is done to it, and a word of the error
     "cut off": ("tokenizer.model", model_file(lambda d: d[:1000]), "tokenizer.model: "),
     "garbage": ("tokenizer.model", model_file(lambda d: b"\xff" * 100), "damaged"),
     "nothing": ("tokenizer.model", model_file(lambda d: b""), "model_type"),
-    "prefix": ("tokenizer.model", model_file(lambda d: d.replace(b"identity\x12\x00\x18\x01", b"identity\x12\x00\x18\x00")), "add_dummy"),
+    "prefix": ("tokenizer.model",
+               model_file(lambda d: d.replace(b"identity\x12\x00\x18\x01", b"identity\x12\x00\x18\x00")), "add_dummy_prefix"),
     "space": ("tokenizer.model", model_file(lambda d: d.replace("▁the".encode(), "the▁".encode(), 1)), "after another character"),
 }
 

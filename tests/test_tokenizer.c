@@ -1,5 +1,5 @@
-// test_tokenizer.c: tokenizer.c, pretokenizer.c and template.c against three small tokenizers, and ids made by the libraries that
-// they are of: `tokenizers` (tests/make_tokenizer.py) and mistral-common (tests/make_mistral.py).
+// test_tokenizer.c: tokenizer.c, pretokenizer.c and template.c against three small tokenizers, and ids made by the libraries
+// that they are of: `tokenizers` (tests/make_tokenizer.py) and mistral-common (tests/make_mistral.py).
 //
 //     test_tokenizer [FOLDER]     FOLDER holds their .bin and .tsv and chats.tsv, tests/golden if left out
 
@@ -386,7 +386,8 @@ static void test_template_check(const SmolModel *m) {
         copy.config.template_kind = kind;
         int code = template_check(&copy, &err);
         int has = kind == 0 || (m->vocab.pretokenizer == WORDS_SMOLLM) == (kind < 4);
-        CHECK(code == (has ? 0 : SMOL_E_FORMAT) && (has || strstr(err.text, "and there is none")), "template %d: %d %s", kind, code, err.text);
+        CHECK(code == (has ? 0 : SMOL_E_FORMAT) && (has || strstr(err.text, "and there is none")), "template %d: %d %s", kind,
+              code, err.text);
         CHECK(strcmp(smol_template_name(&copy), names[kind]) == 0, "template %d is %s", kind, smol_template_name(&copy));
         int space = kind == 1 || m->vocab.pretokenizer == WORDS_SENTENCEPIECE;
         CHECK(smol_answer_space(&copy) == space, "template %d: an answer's space", kind);
@@ -408,7 +409,7 @@ static void test_first_token(const SmolModel *m) {
     SmolModel text_only = *m;
     text_only.config.image_seq_len = 0;
     SmolErr err = {0};
-    CHECK(smol_prompt_raw(&text_only, &picture, 0, &(SmolPrompt){0}, &err) == SMOL_E_LIMIT, "a picture for a model that reads text");
+    CHECK(smol_prompt_raw(&text_only, &picture, 0, &(SmolPrompt){0}, &err) == SMOL_E_LIMIT, "a picture is taken");
     CHECK(strstr(err.text, "reads text only") != NULL, "%s", err.text);
 }
 

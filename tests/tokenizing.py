@@ -11,7 +11,8 @@ SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 def compile_programs(folder):
     """tokenize_text.c, with sanitizers and without: {"checked": path, "fast": path}."""
     flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wshadow", "-Werror", f"-I{ROOT}"]
-    sources = [ROOT / "tests" / "tokenize_text.c", *(ROOT / f"{name}.c" for name in ("tokenizer", "pretokenizer", "template", "support"))]
+    engine = ("tokenizer", "pretokenizer", "template", "support")
+    sources = [ROOT / "tests" / "tokenize_text.c", *(ROOT / f"{name}.c" for name in engine)]
     programs = {}
     for name, more in ("checked", SANITIZE), ("fast", []):
         programs[name] = folder / name
