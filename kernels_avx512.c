@@ -118,40 +118,42 @@ TARGET static void multiply_pair(float *y, size_t ldy, const Pair *w, int n_pane
     }
 }
 
-// One token: memory is what limits, so the weights go by once, in order, in four chains that do not wait for each other.
-TARGET static void one_token_q8(float *y, const uint8_t *panel, const Strip *w, const Int8Rows *x) {
-    const uint8_t *quants = strip_quants(&(Strip){panel, 0, 1, w->block, w->n_blocks});
+// One token: memory is what limits, so the weights of both panels go by once, in order, in chains that do not wait for each other.
+TARGET static void one_token_q8(float *y, const Pair *w, int n_panels, const Int8Rows *x) {
+    const uint8_t *low = w->low, *high = w->high;
     const int8_t *q = x->q;
-    __m512 out = _mm512_loadu_ps(y);
+    __m512 y_low = _mm512_loadu_ps(y), y_high = n_panels == 2 ? _mm512_loadu_ps(y + LANES) : y_low;
     for (int b = 0; b < w->n_blocks; b++) {
-        __m512i s0 = _mm512_set1_epi32(x->offset[b]), s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
-        for (int k = 0; k < Q8_BLOCK; k += 16, quants += 256, q += 16) {
-            s0 = dot4(s0, _mm512_loadu_si512(quants), four_of(q));
-            s1 = dot4(s1, _mm512_loadu_si512(quants + 64), four_of(q + 4));
-            s2 = dot4(s2, _mm512_loadu_si512(quants + 128), four_of(q + 8));
-            s3 = dot4(s3, _mm512_loadu_si512(quants + 192), four_of(q + 12));
+        __m512i l0 = _mm512_set1_epi32(x->offset[b]), l1 = _mm512_setzero_si512(), h0 = l0, h1 = l1;
+        for (int k = 0; k < Q8_BLOCK; k += 8, low += 128, high += 128, q += 8) {
+            __m512i x0 = four_of(q), x4 = four_of(q + 4);
+            l0 = dot4(l0, _mm512_loadu_si512(low), x0);
+            h0 = dot4(h0, _mm512_loadu_si512(high), x0);
+            l1 = dot4(l1, _mm512_loadu_si512(low + 64), x4);
+            h1 = dot4(h1, _mm512_loadu_si512(high + 64), x4);
         }
-        __m512i sum = _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
-        out = scaled(scales(panel + 32 * b), x->scale[b], sum, out);
+        y_low = scaled(scales(w->scale_low + 32 * b), x->scale[b], _mm512_add_epi32(l0, l1), y_low);
+        y_high = scaled(scales(w->scale_high + 32 * b), x->scale[b], _mm512_add_epi32(h0, h1), y_high);
     }
-    _mm512_storeu_ps(y, out);
+    _mm512_storeu_ps(y, y_low);
+    if (n_panels == 2) _mm512_storeu_ps(y + LANES, y_high);
 }
 
 TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
     const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
-    if (x->group == 1) {
-        one_token_q8(y, w->panel, w, x);
-        if (w->n_panels == 2) one_token_q8(y + LANES, second, w, x);
-        return;
-    }
     size_t scale_bytes = (size_t)(strip_quants(w) - w->panel);
     Pair pair = {w->panel + scale_bytes, second + scale_bytes, w->panel, second, w->n_blocks, w->block};
-    multiply_pair(y, ldy, &pair, w->n_panels, x, n_tok);
+    if (x->group == 1) {
+        one_token_q8(y, &pair, w->n_panels, x);
+    } else {
+        multiply_pair(y, ldy, &pair, w->n_panels, x, n_tok);
+    }
 }
 
 // ---- Q4 ----
 
-enum { CHUNK = 16 };  // blocks that are unpacked at a time: two panels of them fill half of the first-level cache
+enum { AHEAD = 2048 };  // bytes: unpacking fills the window in which the processor looks for loads by itself
+enum { CHUNK = 16 };    // blocks that are unpacked at a time: two panels of them fill half of the first-level cache
 
 // The levels + 128, four times over.
 INLINE __m512i level_table(void) {
@@ -181,6 +183,7 @@ TARGET static void one_token_q4(float *y, const uint8_t *panel, const Strip *w, 
     __m512i table = level_table();
     __m512 out = _mm512_loadu_ps(y);
     for (int b = 0; b < w->n_blocks; b++, nibbles += 256, q += Q4_BLOCK) {
+        for (int i = 0; i < 256; i += 64) _mm_prefetch((const char *)nibbles + AHEAD + i, _MM_HINT_T0);
         __m512i n0 = _mm512_loadu_si512(nibbles), n1 = _mm512_loadu_si512(nibbles + 64);
         __m512i n2 = _mm512_loadu_si512(nibbles + 128), n3 = _mm512_loadu_si512(nibbles + 192);
         __m512i s0 = _mm512_set1_epi32(x->offset[b]), s1 = _mm512_setzero_si512(), s2 = s1, s3 = s1;
