@@ -117,7 +117,7 @@ def main():
     windows = ids[:len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)[:options.windows]
     reference = [predictions(model, window) for window in windows]
     print("| file | bits | KL | same top token | perplexity |\n| --- | --- | --- | --- | --- |")
-    print("| f32 | 32 | 0 | 100 % | %.3f |" % compare(model, windows, reference)[2], flush=True)
+    print(f"| f32 | 32 | 0 | 100 % | {compare(model, windows, reference)[2]:.3f} |", flush=True)
     for path in options.files:
         tensors, bits = read_smol(path) if path.endswith(".smol") else read_gguf(path)
         load(model, tensors)

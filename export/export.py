@@ -39,7 +39,7 @@ ENTRY_BYTES = 160
 F32, F32X16, Q8, Q4 = range(4)  # types of a tensor
 QUANTISED = {Q8: quantize.Q8, Q4: quantize.Q4}
 WEIGHT_TYPES = {"f32": F32X16, "q8": Q8, "q4": Q4}  # of matrices; the header numbers them in this order
-# These stay Q8 in a q4 file.
+# These stay Q8 in a q4 file: few weights, and an error in them spoils every token or the whole picture.
 EIGHT_BITS = ("embed_tokens.weight", "lm_head.weight", "patch_embedding.weight", "modality_projection.proj.weight")
 LARGEST = 1e6  # of a weight that can be quantised, for the scale must be an f16
 PANEL = 16  # rows

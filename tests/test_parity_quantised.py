@@ -75,7 +75,7 @@ def test_real_encoder(config, weights, limit, run, tmp_path):
         shutil.rmtree(tmp_path)  # half a gigabyte
 
 
-@pytest.mark.parametrize("weights, limit", [("q8", 0.9995), ("q4", 0.985)])
+@pytest.mark.parametrize("weights, limit", [("q8", 0.9995), ("q4", 0.99)])
 def test_demo_encoder(weights, limit, run, tmp_path):
     """The same for the demonstration model, all layers, each of its pictures."""
     source = DEMO if os.path.exists(os.path.join(DEMO, "config.json")) else rebuild(os.path.join(DEMO, "demo.smol"), str(tmp_path / "hf"))
@@ -85,5 +85,4 @@ def test_demo_encoder(weights, limit, run, tmp_path):
         _, trace = ask_and_load(run, model, config, [path], tmp_path)
         inputs = reference.process([ImageOps.exif_transpose(Image.open(path)).convert("RGB")], question)
         expected = reference.run(inputs).stages[FEATURES]
-        print(weights, name, cosine(trace[FEATURES], expected))
         assert cosine(trace[FEATURES], expected) > limit, name
