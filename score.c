@@ -1,7 +1,7 @@
 // score.c: how well a model predicts a text. The text is cut into windows of equal length, nothing is carried from one to the
 // next, and in each window every token but the first is predicted from those before it. What is left at the end is dropped.
 //
-//     nll(t) = log(sum of exp(logits)) - logits[id(t + 1)]      mean_nll = mean over all predictions,  perplexity = exp(mean_nll)
+//     nll(t) = log(sum of exp(logits)) - logits[id(t + 1)]    mean_nll = mean of all predictions    perplexity = exp(mean_nll)
 
 #define _DEFAULT_SOURCE
 
@@ -59,7 +59,9 @@ static double nll(const float *logits, int n, int32_t id) {
 static void hear(void *user, const char *name, const float *x, int n_rows, int n_cols, int ld) {
     Score *s = user;
     if (strcmp(name, "logits") != 0) return;
-    for (int i = 0; i < n_rows && s->n_next > 0; i++, s->n_next--) s->sum += nll(x + (size_t)i * (size_t)ld, n_cols, *s->next++);
+    for (int i = 0; i < n_rows && s->n_next > 0; i++, s->n_next--) {
+        s->sum += nll(x + (size_t)i * (size_t)ld, n_cols, *s->next++);
+    }
 }
 
 static void start(Score *s, int window) {
@@ -110,8 +112,9 @@ int score(const SmolModel *m, const Options *o) {
         sum += mean;
     }
     progress(NULL);
+    double mean_nll = sum / (double)n_windows;
     printf("],\"mean_nll\":%.9f,\"perplexity\":%.6f,\"tokens\":%ld,\"window\":%d,\"windows\":%ld,\"predictions\":%ld,"
-           "\"kernel\":\"%s\",\"model_sha256\":\"", sum / (double)n_windows, exp(sum / (double)n_windows), s.n_ids, window, n_windows,
+           "\"kernel\":\"%s\",\"model_sha256\":\"", mean_nll, exp(mean_nll), s.n_ids, window, n_windows,
            n_windows * (window - 1), smol_kernel_name(s.engine));
     print_hex(stdout, m->sha256);
     puts("\"}");

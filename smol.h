@@ -1,8 +1,9 @@
 // smol.h: the public interface of smol.c, and all that a port needs to include.
 //
-// The engine answers questions about pictures with SmolVLM2, and questions alone with Mistral Small and SmolLM2. It does no I/O and allocates nothing: the caller brings the
-// bytes of a model file (mapped, read, or linked into flash) and one arena, sized beforehand by the same code that
-// carves it up. Numbers follow one contract (see ops.c): the same input gives the same bits on every machine.
+// The engine answers questions about pictures with SmolVLM2, and questions alone with Mistral Small and SmolLM2. It does
+// no I/O and allocates nothing: the caller brings the bytes of a model file (mapped, read, or linked into flash) and one
+// arena, sized beforehand by the same code that carves it up. Numbers follow one contract (see ops.c): the same input
+// gives the same bits on every machine.
 //
 //     smol_open        check the bytes of a model file                      model.c
 //     smol_picture_*   probe a picture, choose its tiles, cut them          image.c

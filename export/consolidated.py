@@ -9,8 +9,8 @@ import re
 
 from source import LLAMA, LEFT_OUT, Checkpoint, Folder, require
 
-HUB_FILES = ["params.json", "consolidated*.safetensors", "consolidated.safetensors.index.json", "tekken.json", "tokenizer.model*",
-             "README.md"]
+HUB_FILES = ["params.json", "consolidated*.safetensors", "consolidated.safetensors.index.json", "tekken.json",
+             "tokenizer.model*", "README.md"]
 
 # Fields of params.json. What is not there stays out of config.json, where the default is that of transformers' class.
 CONFIG = {

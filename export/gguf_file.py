@@ -1,7 +1,7 @@
 """A GGUF file, as llama.cpp reads it, seen as the Hugging Face folder that it was made from.
 
-Metadata becomes config.json, generation_config.json and tokenizer.json; quantised tensors are computed back to f32 by the `gguf`
-package. The converter that writes such files orders the rows of each head's query and key so that neighbours are turned
+Metadata becomes config.json, generation_config.json and tokenizer.json; quantised tensors are computed back to f32 by the
+`gguf` package. The converter that writes such files orders the rows of each head's query and key so that neighbours are turned
 together by the rotary positions; here they are put back.
 """
 
@@ -27,7 +27,8 @@ LAYER_NAMES = {
 CONFIG = {
     "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size", "block_count": "num_hidden_layers",
     "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta", "context_length": "max_position_embeddings",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta",
+    "context_length": "max_position_embeddings",
 }
 # tokenizer.ggml.pre; whether a text begins with the BOS where the file does not say it; tokenizer.json's ignore_merges
 PRE_TOKENIZERS = {
@@ -84,8 +85,8 @@ class GgufFile(Folder):
         heads = config["num_attention_heads"]
         require(heads > 0, f"{self.name}: llama.attention.head_count is {heads}")
         head_dim = self.fields.get("llama.attention.key_length", config["hidden_size"] // heads)
-        for key, wanted in (("attention.value_length", head_dim), ("rope.dimension_count", head_dim), ("rope.scaling.type", "none"),
-                            ("expert_count", 0), ("attention.sliding_window", None)):
+        for key, wanted in (("attention.value_length", head_dim), ("rope.dimension_count", head_dim),
+                            ("rope.scaling.type", "none"), ("expert_count", 0), ("attention.sliding_window", None)):
             found = self.fields.get("llama." + key, wanted)
             require(found == wanted, f"{self.name}: llama.{key} is {shown(found)}; only {wanted} is supported")
         return {**config, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "head_dim": head_dim,

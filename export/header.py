@@ -221,8 +221,9 @@ def check_window(text, max_positions):
     window = text.get("sliding_window", 4096)
     if window is not None:
         number("text.sliding_window", window, "I")
-        require(window >= max_positions, f"text.sliding_window is {window}{'' if 'sliding_window' in text else ' where it is absent'}"
-                                         f", less than the {max_positions} positions; only null is supported")
+        absent = "" if "sliding_window" in text else " where it is absent"
+        require(window >= max_positions, f"text.sliding_window is {window}{absent}, less than the {max_positions} positions; "
+                                         "only null is supported")
 
 
 def rope_theta(text):

@@ -29,7 +29,8 @@ def test_score_is_the_same_everywhere(plain, tiny, text):
 
 
 @pytest.mark.parametrize("options, content, message", [
-    ([], None, "no.txt: "), ([], b"", "0 tokens do not fill a window of 512"), ([], b"one two", "tokens do not fill a window of 512"),
+    ([], None, "no.txt: "), ([], b"", "0 tokens do not fill a window of 512"),
+    ([], b"one two", "tokens do not fill a window of 512"),
     (["-c", "1"], b"one two", "do not fill a window of 1 (-c sets its length, at least 2)"),
     (["-c", "1025"], b"one " * 9000, "context 1025 is not within 1 to the model's 1024"),
 ])
@@ -60,7 +61,8 @@ def text_only(tmp_path_factory):
 
 
 def test_no_pictures(program, text_only, picture, tmp_path):
-    assert "square.ppm: this model reads text only, no pictures" in program.bad(text_only, "--raw", "-i", picture, "What is it?")
+    line = program.bad(text_only, "--raw", "-i", picture, "What is it?")
+    assert "square.ppm: this model reads text only, no pictures" in line
     assert "this model was not made for videos" in program.bad(text_only, "--raw", "-v", picture, "What is it?")
     said = program(text_only, stdin=f"/image {picture}\n".encode())
     assert b"square.ppm: this model reads text only, no pictures\n" in said.stderr

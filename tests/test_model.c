@@ -36,7 +36,8 @@ static SmolErr blank_error(void) {
 static SmolLimits modest_limits(const SmolModel *m) {
     int context = m->config.max_positions < 8 ? m->config.max_positions : 8;
     int sees = m->config.family == SMOL_SMOLVLM;
-    return (SmolLimits){.context = context, .batch = 2, .n_image_tokens = m->config.image_seq_len, .n_threads = 1, .vision = sees};
+    return (SmolLimits){.context = context, .batch = 2, .n_image_tokens = m->config.image_seq_len, .n_threads = 1,
+                        .vision = sees};
 }
 
 // ---- a model works if it can be planned, started and run for a token and a tile ----

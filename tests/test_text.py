@@ -1,5 +1,5 @@
-"""Models that read text only, against transformers: random ones of each class and layout, number by number as in test_parity.py, and
-the real SmolLM2-135M-Instruct where `make chat` has fetched it.
+"""Models that read text only, against transformers: random ones of each class and layout, number by number as in
+test_parity.py, and the real SmolLM2-135M-Instruct where `make chat` has fetched it.
 """
 
 import hashlib
@@ -34,11 +34,11 @@ CONFIGS = [
     Config("untied", dict(dim=42, n_heads=6, n_kv_heads=1, head_dim=10, hidden_dim=70, vocab_size=637, rms_norm_eps=1e-6,
                           max_shard_size="40KB", seed=3), "Two people and a dog."),
     # dim / n_heads = head_dim, and 6 query heads to a key's, as in the 22B model
-    Config("mistral-22b", dict(architecture="MistralForCausalLM", dim=768, n_heads=6, n_kv_heads=1, head_dim=128, hidden_dim=2048,
-                               n_layers=2, rope_theta=1e6, seed=4), "What is the total of the receipt?"),
+    Config("mistral-22b", dict(architecture="MistralForCausalLM", dim=768, n_heads=6, n_kv_heads=1, head_dim=128,
+                               hidden_dim=2048, n_layers=2, rope_theta=1e6, seed=4), "What is the total of the receipt?"),
     # n_heads * head_dim is 4/5 of dim, as in the 24B model
-    Config("mistral-24b", dict(architecture="MistralForCausalLM", dim=640, n_heads=4, n_kv_heads=1, head_dim=128, hidden_dim=1100,
-                               n_layers=2, rope_theta=1e8, dtype="bfloat16", max_shard_size="2MB", seed=5), LONG),
+    Config("mistral-24b", dict(architecture="MistralForCausalLM", dim=640, n_heads=4, n_kv_heads=1, head_dim=128,
+                               hidden_dim=1100, n_layers=2, rope_theta=1e8, dtype="bfloat16", max_shard_size="2MB", seed=5), LONG),
     Config("mistral-3.1", dict(architecture="Mistral3ForConditionalGeneration", dim=80, n_heads=4, n_kv_heads=2, head_dim=16,
                                hidden_dim=100, rope_theta=1e9, seed=6), "The quick brown fox jumps over the lazy dog."),
 ]
@@ -108,7 +108,8 @@ def compare(run, model, reference, text, folder):
 def rename(folder):
     """Mistral3's names as the model itself has them; transformers saves those of the hub."""
     weights = {name.replace("language_model.model.", "model.language_model.").replace("language_model.lm_head.", "lm_head.")
-               .replace("vision_tower.", "model.vision_tower.").replace("multi_modal_projector.", "model.multi_modal_projector."): x
+               .replace("vision_tower.", "model.vision_tower.")
+               .replace("multi_modal_projector.", "model.multi_modal_projector."): x
                for name, x in text_model.load_weights(folder).items()}
     assert {name.split(".")[0] for name in weights} == {"model", "lm_head"}
     text_model.save_file(weights, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
@@ -156,7 +157,8 @@ KINDS = [["F32"], ["F16"], ["BF16"], ["Q8_0"], ["Q4_0"], ["Q4_1"], ["Q5_0"], ["Q
 @pytest.mark.parametrize("kinds", KINDS, ids="-".join)
 def test_gguf(kinds, tie, tmp_path):
     """Equal to what the `gguf` package makes of the file."""
-    source = text_model.make_folder(tmp_path / "hf", **{**SMALL, "architecture": "LlamaForCausalLM", "head_dim": 64, "tie": tie})
+    shape = {**SMALL, "architecture": "LlamaForCausalLM", "head_dim": 64, "tie": tie}
+    source = text_model.make_folder(tmp_path / "hf", **shape)
     path = text_model.make_gguf(source, str(tmp_path / "model.gguf"), kinds)
     assert_same_model(SmolFile(export(path, str(tmp_path / "a.smol"))), SmolFile(export(source, str(tmp_path / "b.smol"))))
 
@@ -171,8 +173,8 @@ def test_gguf_answers(run, tmp_path):
 
 # ---- tokenizers of GGUF files ----
 
-TEXTS = ["Hello, world!", "   three leading", "def f(x):\n\treturn  x*42 // 7\r\n", "Grüße, 日本語, हिन्दी und 🚀🏽", "[INST] <s> is text",
-         "[REFERENCE_DOC_3] a" + " " * 40 + "b"]
+TEXTS = ["Hello, world!", "   three leading", "def f(x):\n\treturn  x*42 // 7\r\n", "Grüße, 日本語, हिन्दी und 🚀🏽",
+         "[INST] <s> is text", "[REFERENCE_DOC_3] a" + " " * 40 + "b"]
 
 
 def mistral_file(name):

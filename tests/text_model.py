@@ -1,6 +1,6 @@
 """Makes tiny, complete, random text models in every layout that the exporter reads.
 
-    make_folder(path, **shape)           a Hugging Face folder: LlamaForCausalLM, MistralForCausalLM, Mistral3ForConditionalGeneration
+    make_folder(path, **shape)           a Hugging Face folder of a Llama, a Mistral or a Mistral3
     make_consolidated(folder, path)      the same model in Mistral's own files
     make_gguf(folder, path, kinds)       the same model as GGUF; the folder's weights become what was written
 
@@ -74,7 +74,9 @@ def make_consolidated(folder, path, n_shards=1):
         if name.endswith(("attention.wq.weight", "attention.wk.weight")):
             tensors[name] = interleaved(tensors[name], config["head_dim"])
     names = sorted(tensors)
-    files = ["consolidated.safetensors"] if n_shards == 1 else [f"consolidated-{i + 1:05d}-of-00002.safetensors" for i in range(2)]
+    files = ["consolidated.safetensors"]
+    if n_shards == 2:
+        files = [f"consolidated-{i + 1:05d}-of-00002.safetensors" for i in range(2)]
     for i, file in enumerate(files):
         save_file({name: tensors[name] for name in names[i::n_shards]}, os.path.join(path, file))
     if n_shards > 1:
@@ -113,8 +115,8 @@ def interleaved(x, head_dim):
 # ---- GGUF ----
 
 def make_gguf(folder, path, kinds=("F32",), change=lambda writer: None, skip=()):
-    """Matrices have the types kinds in turn, vectors F32. Afterwards the folder holds the values that the `gguf` package reads back.
-    change: adds to the writer; skip: keys to leave out."""
+    """Matrices have the types kinds in turn, vectors F32. Afterwards the folder holds the values that the `gguf` package reads
+    back. change: adds to the writer; skip: keys to leave out."""
     config = read_json(folder, "config.json")
     writer = gguf.GGUFWriter(path, "llama")
     add_metadata(writer, folder, config, skip)
@@ -233,7 +235,8 @@ def add_tekken(writer, path):
     texts = {word: "".join(alphabet[b] for b in word) for word in words}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("tekken")
-    writer.add_token_list(["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *(f"<SPECIAL_{i}>" for i in range(5, 1000)), *texts.values()])
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *(f"<SPECIAL_{i}>" for i in range(5, 1000))]
+    writer.add_token_list([*special, *texts.values()])
     writer.add_token_types([3] * 1000 + [1] * len(words))
     writer.add_token_merges([f"{texts[word[:k]]} {texts[word[k:]]}" for word in words for k in range(1, len(word))
                              if word[:k] in known and word[k:] in known])
