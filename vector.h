@@ -77,37 +77,32 @@ TARGET static float sum_squares(const float *x, float centre, int n) {
     return sum16(p);
 }
 
-TARGET static inline float larger(float a, float b) { return a > b ? a : b; }  // b where a is NaN
-
-// The largest of 16 partial maxima: a maximum needs no order.
-TARGET static inline float max16(float p[16]) {
-    for (int half = 8; half >= 1; half /= 2) {
-        for (int i = 0; i < half; i++) p[i] = larger(p[i + half], p[i]);
-    }
-    return p[0];
+// Floats as integers of the same order (NaN beyond infinity), because compilers make vectors of a maximum of integers only.
+TARGET static inline int32_t rank_of(float x) {
+    int32_t bits = (int32_t)bits_of(x);
+    return bits ^ (bits >> 31 & 0x7fffffff);
 }
 
-// The largest |x|, NaN left out.
+TARGET static inline float of_rank(int32_t rank) { return float_of((uint32_t)(rank ^ (rank >> 31 & 0x7fffffff))); }
+
+// The largest |x|.
 TARGET static inline float largest(const float *x, int n) {
-    float p[16] = {0};
-    int i = 0;
-    for (; i + 16 <= n; i += 16) {
-        for (int j = 0; j < 16; j++) p[j] = larger(fabsf(x[i + j]), p[j]);
+    int32_t most = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t magnitude = (int32_t)(bits_of(x[i]) & 0x7fffffff);
+        most = magnitude > most ? magnitude : most;
     }
-    for (int j = 0; j < n % 16; j++) p[j] = larger(fabsf(x[i + j]), p[j]);
-    return max16(p);
+    return float_of((uint32_t)most);
 }
 
-// The largest x, NaN left out; -FLT_MAX where there is none.
+// The largest x.
 TARGET static inline float greatest(const float *x, int n) {
-    float p[16];
-    int i = 0;
-    for (int j = 0; j < 16; j++) p[j] = -0x1.fffffep127f;
-    for (; i + 16 <= n; i += 16) {
-        for (int j = 0; j < 16; j++) p[j] = larger(x[i + j], p[j]);
+    int32_t most = INT32_MIN;
+    for (int i = 0; i < n; i++) {
+        int32_t rank = rank_of(x[i]);
+        most = rank > most ? rank : most;
     }
-    for (int j = 0; j < n % 16; j++) p[j] = larger(x[i + j], p[j]);
-    return max16(p);
+    return of_rank(most);
 }
 
 // ---- normalisation ----
@@ -178,7 +173,7 @@ TARGET static void narrow(uint16_t *y, const float *x, int n) {
 
 // ---- rounding to int8 ----
 
-// The reciprocal of a block's scale, largest / 127; 0 for a block so small that it would overflow, which becomes zeros.
+// The reciprocal of a block's scale, largest / 127; 0, and thus zeros, for a block so small that it would overflow, or with NaN.
 TARGET static inline float inverse_scale(float most) { return most > 0x1p-100f ? 127 / most : 0; }
 
 // x / scale within -127 .. 127; NaN becomes -127.
