@@ -61,9 +61,16 @@ typedef struct {
     const uint8_t *low, *high;              // quants of the two panels
     const uint8_t *scale_low, *scale_high;  // their scales
     int n_blocks, block;
+    size_t ahead;  // from these weights to those of the next strip, which are fetched meanwhile
 } Pair;
 
-TARGET static void multiply_tile(float *y, const Pair *w, const int8_t *x, const float *x_scale, const int32_t *x_offset) {
+// Each group of tokens fetches two lines of every block of the next strip, so that eight of them fetch all 16.
+INLINE void fetch(const uint8_t *next, size_t group) {
+    _mm_prefetch((const char *)next + group % TOKENS * 128, _MM_HINT_T1);
+    _mm_prefetch((const char *)next + group % TOKENS * 128 + 64, _MM_HINT_T1);
+}
+
+TARGET static void multiply_tile(float *y, const Pair *w, size_t group, const int8_t *x, const float *x_scale, const int32_t *x_offset) {
     const uint8_t *low = w->low, *high = w->high;
     for (int b = 0; b < w->n_blocks; b++, x_scale += TOKENS, x_offset += TOKENS) {
         __m512i l0 = _mm512_set1_epi32(x_offset[0]), h0 = l0;
@@ -74,6 +81,8 @@ TARGET static void multiply_tile(float *y, const Pair *w, const int8_t *x, const
         __m512i l5 = _mm512_set1_epi32(x_offset[5]), h5 = l5;
         __m512i l6 = _mm512_set1_epi32(x_offset[6]), h6 = l6;
         __m512i l7 = _mm512_set1_epi32(x_offset[7]), h7 = l7;
+        fetch(low + w->ahead, group);
+        fetch(high + w->ahead, group);
         for (const int8_t *end = x + (size_t)w->block * TOKENS; x < end; low += 64, high += 64, x += 4 * TOKENS) {
             __m512i w_low = _mm512_loadu_si512(low), w_high = _mm512_loadu_si512(high);
             dot(&l0, &h0, w_low, w_high, four_of(x + 0));
@@ -113,7 +122,7 @@ TARGET static void multiply_pair(float *y, size_t ldy, const Pair *w, int n_pane
     for (int t = 0; t < n_tok; t += TOKENS, y += TOKENS * ldy, group++) {
         int n = n_tok - t < TOKENS ? n_tok - t : TOKENS;
         move_rows(tile, 2 * LANES, y, ldy, n_panels, n);
-        multiply_tile(tile, w, x->q + group * x->q_bytes, x->scale + group * x->n_scales, x->offset + group * x->n_scales);
+        multiply_tile(tile, w, group, x->q + group * x->q_bytes, x->scale + group * x->n_scales, x->offset + group * x->n_scales);
         move_rows(y, ldy, tile, 2 * LANES, n_panels, n);
     }
 }
@@ -142,7 +151,7 @@ TARGET static void one_token_q8(float *y, const Pair *w, int n_panels, const Int
 TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
     const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
     size_t scale_bytes = (size_t)(strip_quants(w) - w->panel);
-    Pair pair = {w->panel + scale_bytes, second + scale_bytes, w->panel, second, w->n_blocks, w->block};
+    Pair pair = {w->panel + scale_bytes, second + scale_bytes, w->panel, second, w->n_blocks, w->block, 2 * w->panel_bytes};
     if (x->group == 1) {
         one_token_q8(y, &pair, w->n_panels, x);
     } else {
@@ -172,6 +181,7 @@ TARGET static void unpack(uint8_t *out, const uint8_t *nibbles, int n_blocks) {
     __m512i table = level_table();
     for (int i = 0; i < n_blocks * 4; i++, nibbles += 64, out += 128) {
         __m512i pair = _mm512_loadu_si512(nibbles);
+        _mm_prefetch((const char *)nibbles + AHEAD, _MM_HINT_T0);
         _mm512_store_si512(out, low_levels(table, pair));
         _mm512_store_si512(out + 64, high_levels(table, pair));
     }
@@ -216,7 +226,7 @@ TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows
         size_t at = scale_bytes + (size_t)b * LANES * Q4_BLOCK / 2, first = (size_t)b * group;
         unpack(quants[0], w->panel + at, n);
         unpack(quants[1], second + at, n);
-        Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK};
+        Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK, 0};
         Int8Rows from = {x->q + first * Q4_BLOCK, x->scale + first, x->offset + first, x->q_bytes, x->n_scales, x->group};
         multiply_pair(y, ldy, &pair, w->n_panels, &from, n_tok);
     }
