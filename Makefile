@@ -47,7 +47,7 @@ $(BUILD)/run: $(ENGINE:%=$(BUILD)/%.o) $(PROGRAM:%=$(BUILD)/%.o)
 $(BUILD)/test_%: tests/test_%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
 	$(COMPILE) -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
 
-$(BUILD)/logits: tests/logits.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
+$(BUILD)/logits $(BUILD)/sample_tokens: $(BUILD)/%: tests/%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/*.h)
 	$(COMPILE) -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
 
 demo: run

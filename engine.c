@@ -54,6 +54,7 @@ static void layout_kept(SmolEngine *e, SmolArena *a, SmolErr *err) {
     for (int i = 0; i < c->n_layers; i++) {
         take_kv(a, e->kv ? &e->kv[i] : NULL, l->context, c->n_kv_heads, c->head_dim, c->weight_type != WEIGHTS_F32, "KV cache", err);
     }
+    if (l->vision) e->rooms = arena_take(a, (uint64_t)l->n_threads * sizeof *e->rooms, "thread table", err);
     e->features = take_rows(a, l->n_image_tokens, c->dim, "picture features", err);
     e->logits = take_rows(a, l->all_logits ? l->batch : 1, c->vocab_size, "logits", err);
     e->probs = take_rows(a, 1, c->vocab_size, "sampling", err);
@@ -103,7 +104,6 @@ static void layout_encoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
     e->vq = take_rows(a, n_patch, c->v_dim, "encoder activations", err);
     layout_encoder_kv(e, a, err);
     e->vy = take_rows(a, c->image_seq_len, c->dim, "encoder activations", err);
-    e->rooms = arena_take(a, (uint64_t)e->limits.n_threads * sizeof *e->rooms, "encoder activations", err);
     for (int i = 0; i < e->limits.n_threads; i++) {
         VisionRoom r;
         r.in = take_rows(a, VISION_BLOCK, max(c->v_dim, patch), "encoder activations", err);

@@ -297,6 +297,7 @@ struct SmolEngine {
 
     // kept from call to call
     KvLayer *kv;      // (n_layers)
+    VisionRoom *rooms;  // (n_threads)
     float *features;  // (n_image_tokens, dim)
     float *logits;    // (1 or batch, vocab_size rounded up to 16)
     int32_t *order;   // (vocab_size) sampling: ids by probability
@@ -313,7 +314,6 @@ struct SmolEngine {
     Int8Kv vkv8;         // the same, when the weights are quantised
     void *shuffled;      // room for (image_seq_len, v_dim scale_factor^2) in int8, in the bytes of the keys and values
     float *vy;           // (image_seq_len, dim)
-    VisionRoom *rooms;   // (n_threads)
 
     void *scores, *vscores;  // attention scratch of the decoder and of the encoder, one part a thread
 };

@@ -14,7 +14,7 @@ int main(int argc, char **argv) {
     if (argc != 5) return 2;
     int n = (int)fread(logits, sizeof *logits, 1 << 16, stdin);
     SmolModel model = {.config.vocab_size = n};
-    SmolEngine engine = {.model = &model, .probs = probs, .order = order};
+    SmolEngine engine = {.model = &model, .kernel = kernel_find("c"), .probs = probs, .order = order};
     for (long seed = 0; seed < atol(argv[4]); seed++) {
         SmolSampling s = {(float)atof(argv[1]), (float)atof(argv[3]), atoi(argv[2]), (uint64_t)seed};
         counts[smol_sample(&engine, logits, &s)]++;

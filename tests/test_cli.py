@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from conftest import ROOT, STRICT, ppm
+from conftest import ROOT, ppm
 
 CONTROL = "<|im_start|>"  # id 1
 
@@ -107,11 +107,9 @@ def test_seeds(program, tiny):
 
 
 @pytest.fixture(scope="module")
-def sampler(tmp_path_factory):
-    path = tmp_path_factory.mktemp("sampler") / "sample_tokens"
-    sources = "decoder engine model tokenizer attention quant kernels_avx2 ops support sha256".split()
-    subprocess.run([os.environ.get("CC", "cc"), *STRICT, "tests/sample_tokens.c", *(f"{name}.c" for name in sources), "-o", path,
-                    "-lm"], cwd=ROOT, check=True)
+def sampler():
+    path = os.path.join(ROOT, "build", "sample_tokens")
+    subprocess.run(["make", "build/sample_tokens"], cwd=ROOT, check=True, capture_output=True)
 
     def draw(logits, temperature, top_k, top_p, n):
         args = [str(temperature), str(top_k), str(top_p), str(n)]
