@@ -603,8 +603,8 @@ static int chat(Session *s) {
     for (;;) {
         waiting = 1;
         interrupted = 0;
-        if (terminal) fputs("> ", stderr);
         prompted = terminal;
+        if (terminal) fputs("> ", stderr);
         int more = read_line(&line);
         waiting = 0;
         if (!more && terminal) fputc('\n', stderr);
