@@ -28,7 +28,7 @@ OPENMP := $(shell printf '\043include <omp.h>\nint main(void){return 0;}' | $(CC
 COMPILE = $(CC) $(STRICT) $(CFLAGS) $(OPENMP)
 
 ENGINE = support sha256 model engine \
-	quant kernels_avx2 kernels_avx512 kernels_neon ops attention attention_int8 vision decoder \
+	quant kernels_avx2 kernels_avx512 kernels_neon ops attention attention_int8 vision decoder sampling \
 	image png jpeg bmp exif \
 	pretokenizer tokenizer template
 PROGRAM = run options report score trace video dump png_write host

@@ -19,7 +19,7 @@ typedef struct {
     const char *images[MAX_IMAGES];
     int n_images;
     int n_tokens, context, threads, max_tiles;  // max_tiles 0: no bound; context 0: as long as the prompt and the answer need
-    float temperature, top_p;
+    float temperature, top_p, min_p, repeat_penalty;
     int top_k;
     uint64_t seed;
     int no_tiling, raw, special, json, tokenize, info, verify, plan, list_kernels, timings;

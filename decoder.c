@@ -1,4 +1,4 @@
-// decoder.c: token ids and feature rows to logits (LlamaModel, MistralModel), a KV cache, and the choice of the next token.
+// decoder.c: token ids and feature rows to logits (LlamaModel, MistralModel) and a KV cache.
 //
 //     x = embedding of the id, or the next feature row where the id is image_token_id           (n_tok, dim)
 //     n_layers times:  x += o(attention(rope(q), rope(k), v of norm(x)))                         causal, grouped heads
@@ -155,74 +155,4 @@ int smol_forward(SmolEngine *e, const int32_t *ids, int n_tok, const float *feat
         }
     }
     return 0;
-}
-
-// ---- sampling ----
-
-// SplitMix64 (Steele, Lea, Flood 2014): 24 random bits as a number in [0, 1).
-static float random_unit(uint64_t *state) {
-    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return (float)((z ^ z >> 31) >> 40) / 16777216.0f;
-}
-
-// The most probable first; of equal ones the lower id.
-static int before(const float *p, int32_t a, int32_t b) { return p[a] > p[b] || (p[a] == p[b] && a < b); }
-
-// Lets order[i] sink in a heap of n whose top is the last in order.
-static void sink(const float *p, int32_t *order, int i, int n) {
-    for (int child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && before(p, order[child], order[child + 1])) child++;
-        if (!before(p, order[i], order[child])) return;
-        int32_t swap = order[i];
-        order[i] = order[child];
-        order[child] = swap;
-    }
-}
-
-// Heap sort: no recursion, no further memory.
-static void sort_by_probability(const float *p, int32_t *order, int n) {
-    for (int i = 0; i < n; i++) order[i] = i;
-    for (int i = n / 2 - 1; i >= 0; i--) sink(p, order, i, n);
-    for (int last = n - 1; last > 0; last--) {
-        int32_t swap = order[0];
-        order[0] = order[last];
-        order[last] = swap;
-        sink(p, order, 0, last);
-    }
-}
-
-static int32_t most_probable(const float *logits, int n) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++) best = logits[i] > logits[best] ? i : best;
-    return best;
-}
-
-int32_t smol_sample(SmolEngine *e, const float *logits, SmolSampling *s) {
-    int n = e->model->config.vocab_size;
-    if (s->temperature <= 0) return most_probable(logits, n);
-
-    // logits / temperature, softmax, and the ids from the most to the least probable
-    memcpy(e->probs, logits, (size_t)n * sizeof *logits);
-    e->kernel->ops->softmax(e->probs, n, 1 / s->temperature);
-    sort_by_probability(e->probs, e->order, n);
-
-    // top-k keeps k of them; top-p the fewest that together reach p of what is left
-    int kept = s->top_k > 0 && s->top_k < n ? s->top_k : n;
-    float mass = 0, nucleus = 0;
-    for (int i = 0; i < kept; i++) mass += e->probs[e->order[i]];
-    int last = 0;
-    for (; last < kept; last++) {
-        nucleus += e->probs[e->order[last]];
-        if (nucleus >= s->top_p * mass) break;
-    }
-    if (last == kept) last = kept - 1;
-
-    float target = random_unit(&s->rng) * nucleus;
-    for (int i = 0; i < last; i++) {
-        target -= e->probs[e->order[i]];
-        if (target < 0) return e->order[i];
-    }
-    return e->order[last];
 }

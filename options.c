@@ -33,6 +33,8 @@ static const char help[] =
     "  -t, --temperature F   0: always the most probable token (0)\n"
     "      --top-p F         sample from the most probable tokens that reach F together (1: off)\n"
     "      --top-k N         sample from the N most probable tokens (0: off)\n"
+    "      --min-p F         sample from those at least F times as probable as the first (0: off)\n"
+    "      --repeat-penalty F  what prompt and answer have said comes again less likely, as in transformers (1: off)\n"
     "      --seed N          for temperatures above 0 (0)\n"
     "machine\n"
     "  -c, --context N       tokens that prompt and answer may take together (as needed; chat: 4096)\n"
@@ -109,8 +111,8 @@ typedef struct {
     const char *name, *letter;
     Kind kind;
     size_t field;      // of Options
-    int least;         // COUNT: the smallest number allowed
-    float most;        // REAL: the largest; the smallest is 0
+    int least;         // COUNT and REAL: the smallest number allowed
+    float most;        // REAL: the largest
 } Option;
 
 static const Option options[] = {
@@ -127,6 +129,8 @@ static const Option options[] = {
     {"--temperature", "-t", REAL, offsetof(Options, temperature), 0, 100},
     {"--top-p", NULL, REAL, offsetof(Options, top_p), 0, 1},
     {"--top-k", NULL, COUNT, offsetof(Options, top_k), 0, 0},
+    {"--min-p", NULL, REAL, offsetof(Options, min_p), 0, 1},
+    {"--repeat-penalty", NULL, REAL, offsetof(Options, repeat_penalty), 1, 100},
     {"--seed", NULL, SEED, 0, 0, 0},
     {"--context", "-c", COUNT, offsetof(Options, context), 1, 0},
     {"--threads", "-j", COUNT, offsetof(Options, threads), 1, 0},
@@ -180,8 +184,8 @@ static int take_value(Options *all, const Option *o, const char *name, const cha
     case RATE: return parse_rate(value, &all->fps) ? 0 : bad_number(name, "a number from 0.001 to 1000000", value);
     case SEED: return parse_seed(value, &all->seed) ? 0 : bad_number(name, "a whole number of at least 0", value);
     case REAL:
-        snprintf(wanted, sizeof wanted, "a number from 0 to %g", (double)o->most);
-        return parse_float(value, 0, o->most, field) ? 0 : bad_number(name, wanted, value);
+        snprintf(wanted, sizeof wanted, "a number from %d to %g", o->least, (double)o->most);
+        return parse_float(value, (float)o->least, o->most, field) ? 0 : bad_number(name, wanted, value);
     default:
         snprintf(wanted, sizeof wanted, "a whole number of at least %d", o->least);
         return parse_int(value, o->least, INT32_MAX, field) ? 0 : bad_number(name, wanted, value);
@@ -244,7 +248,7 @@ static int take_word(Options *o, const char *word) {
 }
 
 int options_parse(Options *o, int argc, char **argv) {
-    *o = (Options){.n_tokens = 256, .top_p = 1, .threads = n_processors()};
+    *o = (Options){.n_tokens = 256, .top_p = 1, .repeat_penalty = 1, .threads = n_processors()};
     int only_words = 0, bad = 0;  // only words: after --
     for (int i = 1; i < argc && !bad; i++) {
         const char *word = argv[i];

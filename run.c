@@ -309,7 +309,9 @@ static int start(Session *s, SmolErr *err) {
     if (s->opt.trace) s->trace = trace_open(s->opt.trace);
     if (s->opt.dump_tiles) dump_open(s->opt.dump_tiles);
     smol_listen(s->engine, show_progress, s->trace ? trace_piece : NULL, s);
-    s->sampling = (SmolSampling){s->opt.temperature, s->opt.top_p, s->opt.top_k, s->opt.seed};
+    s->sampling = (SmolSampling){.temperature = s->opt.temperature, .top_p = s->opt.top_p, .top_k = s->opt.top_k,
+                                 .min_p = s->opt.min_p, .rng = s->opt.seed, .repeat_penalty = s->opt.repeat_penalty,
+                                 .seen = s->cached};
     return 0;
 }
 
@@ -452,6 +454,7 @@ static int decode(Session *s, Answer *a, int n_features, SmolErr *err) {
     begin = now_ms();
     for (;;) {
         smol_sha256_add(&digest, logits, (size_t)c->vocab_size * sizeof *logits);
+        s->sampling.n_seen = s->sampling.repeat_penalty > 1 ? smol_position(s->engine) : 0;
         int32_t id = smol_sample(s->engine, logits, &s->sampling);
         a->finish = interrupted ? "interrupted" : is_end(c, id) ? "stop" : NULL;
         if (a->finish) break;

@@ -13,7 +13,7 @@
 //     smol_plan/start  size and carve the arena                             engine.c
 //     smol_encode_tile a tile's pixels to rows of features                  vision.c
 //     smol_forward     token ids and features to logits                     decoder.c
-//     smol_sample      logits to the next token                             decoder.c
+//     smol_sample      logits to the next token                             sampling.c
 //
 // Build: all of the engine's .c files (the Makefile's ENGINE), -std=c11 -ffp-contract=off, and optionally -fopenmp.
 //
@@ -295,13 +295,17 @@ int smol_position(const SmolEngine *e);         // tokens in the KV cache
 void smol_rewind(SmolEngine *e, int position);  // forget all from this position on
 
 typedef struct {
-    float temperature;  // 0: greedy, the lowest id wins a tie
-    float top_p;        // 1: off
-    int top_k;          // 0: off
-    uint64_t rng;       // state of the generator; set it to the seed
+    float temperature;     // 0: greedy, the lowest id wins a tie
+    float top_p;           // 1: off
+    int top_k;             // 0: off
+    float min_p;           // 0: off
+    uint64_t rng;          // state of the generator; set it to the seed
+    float repeat_penalty;  // for the n_seen tokens that were there already
+    const int32_t *seen;   // (n_seen) prompt and answer so far
+    int n_seen;            // 0: no penalty
 } SmolSampling;
 
-// The next token. Temperature, then top-k, then top-p, in the order of transformers' generate().
+// The next token. Penalty, temperature, top-k, top-p, min-p, in the order of transformers' generate().
 int32_t smol_sample(SmolEngine *e, const float *logits, SmolSampling *s);
 
 #ifdef __cplusplus

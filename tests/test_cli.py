@@ -111,36 +111,47 @@ def sampler():
     path = os.path.join(ROOT, "build", "sample_tokens")
     subprocess.run(["make", "build/sample_tokens"], cwd=ROOT, check=True, capture_output=True)
 
-    def draw(logits, temperature, top_k, top_p, n):
-        args = [str(temperature), str(top_k), str(top_p), str(n)]
+    def draw(logits, temperature, top_k, top_p, n, min_p=0, penalty=1, seen=()):
+        args = map(str, [temperature, top_k, top_p, min_p, penalty, n, *seen])
         counts = subprocess.run([path, *args], input=logits.astype("<f4").tobytes(), capture_output=True, check=True).stdout
         return np.array(counts.split(), dtype=float)
     return draw
 
 
-def wanted_distribution(logits, temperature, top_k, top_p):
-    """As transformers' generate() prepares it: temperature, then top-k, then top-p."""
+def wanted_distribution(logits, temperature, top_k, top_p, min_p=0, penalty=1, seen=()):
+    """As transformers' generate() prepares it: repetition penalty, temperature, top-k, top-p, min-p."""
     import torch
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    from transformers import (MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper,
+                              TopPLogitsWarper)
 
-    scores = TemperatureLogitsWarper(temperature)(None, torch.tensor(logits)[None])
+    scores = torch.tensor(logits)[None]
+    if seen:
+        scores = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([seen]), scores)
+    scores = TemperatureLogitsWarper(temperature)(None, scores)
     if top_k:
         scores = TopKLogitsWarper(top_k)(None, scores)
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(None, scores)
+    if min_p:
+        scores = MinPLogitsWarper(min_p)(None, scores)
     return scores.double().softmax(-1)[0].numpy()
 
 
-@pytest.mark.parametrize("temperature, top_k, top_p", [
-    (1.0, 0, 1.0), (0.5, 0, 1.0), (1.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 40, 1.0), (1.0, 0, 0.9), (0.7, 0, 0.5), (2.0, 0, 0.2),
-    (1.0, 10, 0.8), (1.5, 3, 0.95), (1.0, 100000, 0.999)])
-def test_frequencies_are_those_of_transformers(sampler, temperature, top_k, top_p):
+SEEN = [*range(150), *range(100, 170), 7, 7]  # of 300 tokens, some twice
+
+
+@pytest.mark.parametrize("temperature, top_k, top_p, more", [
+    (1.0, 0, 1.0, ()), (0.5, 0, 1.0, ()), (1.7, 0, 1.0, ()), (1.0, 5, 1.0, ()), (1.3, 40, 1.0, ()), (1.0, 0, 0.9, ()),
+    (0.7, 0, 0.5, ()), (2.0, 0, 0.2, ()), (1.0, 10, 0.8, ()), (1.5, 3, 0.95, ()), (1.0, 100000, 0.999, ()), (1.5, 0, 1.0, (0.05,)),
+    (1.0, 0, 1.0, (1,)), (2.0, 0, 0.7, (0.2,)), (2.0, 8, 0.99, (0.3,)), (1.0, 0, 1.0, (0, 1.3, SEEN)), (2.0, 0, 1.0, (0, 5.0, SEEN)),
+    (1.5, 30, 0.9, (0.05, 1.1, SEEN)), (1.0, 0, 1.0, (0, 2.0, [7]))])
+def test_frequencies_are_those_of_transformers(sampler, temperature, top_k, top_p, more):
     """Seeds 0, 1, 2, ... are fixed, so this always gives the same: chi-square within 5 of its standard deviations, and
     never a token that transformers would not draw."""
     n = 40000
     logits = np.random.default_rng(3).normal(size=300).astype(np.float32) * 3
-    wanted = wanted_distribution(logits, temperature, top_k, top_p)
-    counts = sampler(logits, temperature, top_k, top_p, n)
+    wanted = wanted_distribution(logits, temperature, top_k, top_p, *more)
+    counts = sampler(logits, temperature, top_k, top_p, n, *more)
     assert counts.sum() == n and not counts[wanted == 0].any()
     often = wanted * n >= 5
     expected = np.append(wanted[often], wanted[~often].sum()) * n
@@ -158,10 +169,24 @@ def test_the_program_draws_what_the_sampler_draws(plain, sampler, tiny, tmp_path
     plain.good(tiny, "hi", "-n", "1", "--trace", tmp_path / "t")
     logits = load_file(tmp_path / "t")["logits"][-1]
     for seed in (0, 1, 12345):
-        settings = ["-t", "1.7", "--top-k", "50", "--top-p", "0.8", "--seed"]
-        drawn = ask(plain, tiny, "hi", "-n", "1", *settings, seed)["tokens"]
-        before, after = sampler(logits, 1.7, 50, 0.8, seed), sampler(logits, 1.7, 50, 0.8, seed + 1)
-        assert drawn == list(np.flatnonzero(after - before))
+        settings = ["-t", "1.7", "--top-k", "50", "--top-p", "0.8", "--min-p", "0.1", "--repeat-penalty", "1.5", "--seed"]
+        answer = ask(plain, tiny, "hi", "-n", "1", *settings, seed)
+        before, after = (sampler(logits, 1.7, 50, 0.8, n, 0.1, 1.5, answer["prompt_tokens"]) for n in (seed, seed + 1))
+        assert answer["tokens"] == list(np.flatnonzero(after - before))
+
+
+def test_greedy_with_a_penalty_is_that_of_transformers(plain, tiny, tmp_path):
+    """Over the prompt and the answer: at each step the best of the logits that transformers has penalised."""
+    import torch
+    from safetensors.numpy import load_file
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    answer = ask(plain, tiny, "hi", "-n", "30", "--repeat-penalty", "1.2", "--trace", tmp_path / "t")
+    assert answer["tokens"] != ask(plain, tiny, "hi", "-n", "30")["tokens"]
+    seen, n_prompt = answer["prompt_tokens"] + answer["tokens"], len(answer["prompt_tokens"])
+    for row, logits in enumerate(load_file(tmp_path / "t")["logits"][n_prompt - 1:], n_prompt):
+        scores = RepetitionPenaltyLogitsProcessor(1.2)(torch.tensor([seen[:row]]), torch.tensor(logits)[None])
+        assert scores.argmax() == seen[row]
 
 
 # ---- prompts ----
@@ -266,8 +291,8 @@ def test_info_and_verify(program, tiny):
 def test_help_and_version(program):
     text = program.good("--help").decode()
     assert max(map(len, text.splitlines())) < 132
-    for option in "--image --system --no-tiling --raw --special --tokens --temperature --top-p --top-k --seed --context " \
-                  "--threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
+    for option in "--image --system --no-tiling --raw --special --tokens --temperature --top-p --top-k --min-p " \
+                  "--repeat-penalty --seed --context --threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
         assert option in text
     assert program.good("--version").startswith(b"smol 0.")
 

@@ -51,7 +51,7 @@ def test_wrong_usage(program, args, part):
 NO_NUMBERS = ["12x", "", "nan", "inf", "1e99", "-3", "0x10", " 5", "5 ", "+5", "99999999999999999999", "one", "1,5"]
 
 
-@pytest.mark.parametrize("option", "-n -c -j --top-k --seed -t --top-p --tokens --temperature --context --threads".split())
+@pytest.mark.parametrize("option", "-n -c -j --top-k --seed -t --top-p --min-p --repeat-penalty --tokens --temperature --context --threads".split())
 def test_no_number(program, option):
     for text in NO_NUMBERS:
         line = program.bad("M", "hi", option, text, status=2)
@@ -59,7 +59,7 @@ def test_no_number(program, option):
 
 
 @pytest.mark.parametrize("args", [["-n", "0"], ["-c", "0"], ["-j", "0"], ["-n", "1.5"], ["-n", "2147483648"], ["-t", "101"],
-                                  ["--top-p", "1.1"], ["--top-p", "."], ["-t", "1e"], ["--seed", "18446744073709551616"]])
+                                  ["--top-p", "1.1"], ["--min-p", "1.1"], ["--repeat-penalty", "0.9"], ["--top-p", "."], ["-t", "1e"], ["--seed", "18446744073709551616"]])
 def test_number_out_of_range(program, args):
     assert args[1] in program.bad("M", "hi", *args, status=2)
 
