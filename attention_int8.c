@@ -51,7 +51,8 @@ static void store_keys(const Kernel *kernel, const Int8Kv *kv, int head, int pan
 }
 
 // A block of 64 positions of one head, of which n are there; 16 of its elements, of which width are.  v (n, ld)
-static void store_values(const Kernel *kernel, const Int8Kv *kv, int head, int panel, int block, const float *v, size_t ld, int n) {
+static void store_values(const Kernel *kernel, const Int8Kv *kv, int head, int panel, int block, const float *v, size_t ld,
+                         int n) {
     float tile[Q8_BLOCK][LANES] = {0};
     Strip s = values_of(kv, head, panel, 1);
     uint8_t *to = kv->v + (s.panel - kv->v), *quants = to + (strip_quants(&s) - s.panel);
@@ -127,7 +128,8 @@ static void attend(const Kernel *kernel, float *q, size_t ldq, int n_q, const In
     }
     weigh(kernel, room, kv, head, n_q);
     for (int i = 0; i < n_q; i++) {
-        for (int d = 0; d < kv->head_dim; d++) q[(size_t)i * ldq + (size_t)d] = room->out[(size_t)i * room->ldo + (size_t)d] * inverse[i];
+        const float *out = room->out + (size_t)i * room->ldo;
+        for (int d = 0; d < kv->head_dim; d++) q[(size_t)i * ldq + (size_t)d] = out[d] * inverse[i];
     }
 }
 

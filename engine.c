@@ -41,7 +41,8 @@ static float *take_rows(SmolArena *a, int n, int width, const char *name, SmolEr
 
 static int max(int a, int b) { return a > b ? a : b; }
 
-static void take_kv(SmolArena *a, KvLayer *kv, int n_pos, int n_kv_heads, int head_dim, int is_f16, const char *name, SmolErr *err) {
+static void take_kv(SmolArena *a, KvLayer *kv, int n_pos, int n_kv_heads, int head_dim, int is_f16, const char *name,
+                    SmolErr *err) {
     uint64_t v, k = kv_elements(n_pos, n_kv_heads, head_dim, &v), size = is_f16 ? sizeof(uint16_t) : sizeof(float);
     uint8_t *room = arena_take(a, (k + v) * size, name, err);
     if (kv) *kv = (KvLayer){room, room ? room + k * size : NULL, n_pos, n_kv_heads, head_dim, is_f16};

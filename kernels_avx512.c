@@ -70,7 +70,8 @@ INLINE void fetch(const uint8_t *next, size_t group) {
     _mm_prefetch((const char *)next + group % TOKENS * 128 + 64, _MM_HINT_T1);
 }
 
-TARGET static void multiply_tile(float *y, const Pair *w, size_t group, const int8_t *x, const float *x_scale, const int32_t *x_offset) {
+TARGET static void multiply_tile(float *y, const Pair *w, size_t group, const int8_t *x, const float *x_scale,
+                                 const int32_t *x_offset) {
     const uint8_t *low = w->low, *high = w->high;
     for (int b = 0; b < w->n_blocks; b++, x_scale += TOKENS, x_offset += TOKENS) {
         __m512i l0 = _mm512_set1_epi32(x_offset[0]), h0 = l0;
@@ -127,7 +128,8 @@ TARGET static void multiply_pair(float *y, size_t ldy, const Pair *w, int n_pane
     }
 }
 
-// One token: memory is what limits, so the weights of both panels go by once, in order, in chains that do not wait for each other.
+// One token: memory is what limits, so the weights of both panels go by once, in order, in chains that do not wait for each
+// other.
 TARGET static void one_token_q8(float *y, const Pair *w, int n_panels, const Int8Rows *x) {
     const uint8_t *low = w->low, *high = w->high;
     const int8_t *q = x->q;

@@ -88,11 +88,14 @@ static size_t place(const Int8Rows *x, int t, int i) {
     return (size_t)(t / x->group) * x->q_bytes + (size_t)((i / 4 * x->group + t % x->group) * 4 + i % 4);
 }
 
-static size_t scale_place(const Int8Rows *x, int t, int b) { return (size_t)(t / x->group) * x->n_scales + (size_t)(b * x->group + t % x->group); }
+static size_t scale_place(const Int8Rows *x, int t, int b) {
+    return (size_t)(t / x->group) * x->n_scales + (size_t)(b * x->group + t % x->group);
+}
 
 // Activations in arrays that end with their last group; a single token is a group of its own.
 static Int8Rows random_rows(const Case *c) {
-    int group = c->n_tok == 1 && c->block == (c->type == SMOL_Q8 ? Q8_BLOCK : Q4_BLOCK) ? 1 : TOKENS, n_groups = (c->n_tok + group - 1) / group;
+    int alone = c->n_tok == 1 && c->block == (c->type == SMOL_Q8 ? Q8_BLOCK : Q4_BLOCK);
+    int group = alone ? 1 : TOKENS, n_groups = (c->n_tok + group - 1) / group;
     size_t width = (size_t)(c->n_blocks * c->block * group), blocks = (size_t)(c->n_blocks * group);
     size_t q_bytes = width + (size_t)random_below(9) * 4, n_scales = blocks + (size_t)random_below(3);
     size_t n_q = (size_t)(n_groups - 1) * q_bytes + width, n_s = (size_t)(n_groups - 1) * n_scales + blocks;
