@@ -207,7 +207,7 @@ static int decode_runs(Runs *r, const uint8_t *bytes, size_t n) {
         if (count > 0) {
             uint64_t room = x < width ? width - x : 0;
             if (count > room) count = (unsigned)room;
-            for (unsigned i = 0; i < count; i++) put_pixel(r, (int)byte, i % 2);
+            for (unsigned i = 0; i < count; i++) put_pixel(r, (int)byte, (int)(i % 2));
             x += count;
         } else if (byte == 0) {  // on to the next row
             r->n += (width - r->n % width) % width;

@@ -122,7 +122,7 @@ size_t peak_memory(void) {
     size_t kilobytes = 0;
     FILE *f = fopen("/proc/self/status", "r");
     while (f && fgets(line, sizeof line, f)) {
-        if (sscanf(line, "VmHWM: %zu", &kilobytes) == 1) break;
+        if (sscanf(line, "VmHWM: %zu", &kilobytes) == 1) break;  // NOLINT(cert-err34-c): the kernel writes a number
     }
     if (f) fclose(f);
     if (kilobytes) return kilobytes * 1024;
@@ -196,7 +196,10 @@ static const uint8_t *read_all(int fd, size_t *n, SmolErr *err) {
     buffer_add(&all, "", 0);
     while ((got = read(fd, block, sizeof block)) > 0) buffer_add(&all, block, (size_t)got);
     *n = all.n;
-    return got < 0 ? no_file(err, strerror(errno)) : aligned(&all);
+    if (got == 0) return aligned(&all);
+    no_file(err, strerror(errno));
+    free(all.bytes);
+    return NULL;
 }
 
 // Where files cannot be mapped they are read.

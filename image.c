@@ -144,7 +144,7 @@ static int recognise(const uint8_t *bytes, size_t n, SmolErr *err) {
     if (n >= 2 && !memcmp(bytes, "BM", 2)) return SMOL_BMP;
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         if (n < others[i].offset + others[i].n) continue;
-        if (memcmp(bytes + others[i].offset, others[i].magic, others[i].n)) continue;
+        if (memcmp(bytes + others[i].offset, others[i].magic, others[i].n) != 0) continue;
         return fail(err, SMOL_E_FORMAT, "%s is not read; convert it first: %s", others[i].name, others[i].command);
     }
     return fail(err, SMOL_E_FORMAT, "not a picture this program reads (PNG, JPEG, BMP, PNM)");

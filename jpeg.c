@@ -131,8 +131,8 @@ static int is_rst(int marker) { return (marker & 0xf8) == RST0; }
 // All that a plan of memory needs: the frame header, and the orientation, which may come behind it: in the first Exif
 // segment, or else in the last one of XMP.
 static int find_frame(Frame *f, const uint8_t *bytes, size_t n, SmolErr *err) {
-    if (n < 3 || memcmp(bytes, "\xff\xd8\xff", 3) != 0) return fail(err, SMOL_E_FORMAT, "JPEG: no JPEG signature");
     memset(f, 0, sizeof *f);
+    if (n < 3 || memcmp(bytes, "\xff\xd8\xff", 3) != 0) return fail(err, SMOL_E_FORMAT, "JPEG: no JPEG signature");
     static const char xap[] = "http://ns.adobe.com/xap/1.0/";  // with the zero at its end
     int has_exif = 0, exif = 0, xmp = 0;
     for (size_t at = 2;;) {
@@ -812,7 +812,8 @@ static void convert_row(const Jpeg *j, const uint8_t *const in[4], uint8_t *rgb)
         ycc_to_rgb(in, n, rgb);
     } else {
         for (int i = 0; i < n; i++)
-            for (int k = 0; k < 3; k++) rgb[3 * i + k] = in[j->frame.n == 3 ? k : 0][i];
+            for (int k = 0; k < 3; k++)  // NOLINTNEXTLINE(clang-analyzer-core.NullDereference): a frame has a component
+                rgb[3 * i + k] = in[j->frame.n == 3 ? k : 0][i];
     }
 }
 
@@ -877,7 +878,8 @@ int jpeg_decode(const uint8_t *bytes, size_t n, uint8_t *rgb, SmolArena *scratch
     if (!row || decode_scans(j, err) != 0) return err->code;
     for (int y = 0; y < j->frame.height; y++) {
         const uint8_t *in[4];
-        for (int i = 0; i < j->frame.n; i++) in[i] = upsampled_row(&j->frame, &j->frame.comp[i], y, rows[i]);
+        for (int i = 0; i < j->frame.n; i++)  // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): start set as many
+            in[i] = upsampled_row(&j->frame, &j->frame.comp[i], y, rows[i]);
         uint8_t *to = rgb + turn.first + y * turn.down;
         convert_row(j, in, is_turned ? row : to);
         for (int x = 0; x < j->frame.width && is_turned; x++) memcpy(to + x * turn.right, row + 3 * x, 3);

@@ -125,7 +125,7 @@ static int ran_out(Inflate *z) {
 static inline int take_symbol(Inflate *z, const Huffman *h) {
     unsigned entry = h->fast[z->bits & ((1 << FAST_BITS) - 1)];
     if (entry) {
-        take_bits(z, entry & 15);
+        take_bits(z, (int)(entry & 15));
         return (int)(entry >> 4);
     }
     unsigned code = 0, first = 0, index = 0;  // the first code of this length, and its place among the symbols
@@ -510,7 +510,9 @@ static void fill_colours(const Png *p, uint8_t *colours) {
     memset(colours, 0, 256 * 3);
     if (p->colour == PALETTE && p->n_palette) memcpy(colours, p->palette, p->n_palette * 3);
     int max = (1 << p->depth) - 1;
-    for (int i = 0; p->colour == GREY && p->depth <= 8 && i <= max; i++) memset(colours + 3 * i, i * 255 / max, 3);
+    for (int i = 0; p->colour == GREY && p->depth <= 8 && i <= max; i++)
+        // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): a depth is at least 1
+        memset(colours + 3 * i, i * 255 / max, 3);
 }
 
 // Writes a row of n pixels to rgb, step bytes apart, which may be backwards.

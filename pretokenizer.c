@@ -32,7 +32,7 @@ static int class_of(uint32_t c) {
         else
             high = middle;
     }
-    return class_runs[low] & 15;
+    return (int)(class_runs[low] & 15);
 }
 
 // The end of the character at s[i]; *set is its class as a set.

@@ -221,7 +221,7 @@ static void put_smolvlm(Writer *w, const SmolModel *m, const SmolMessage *messag
     static const char *const names[N_ROLES] = {"System", "User", "Assistant"};
     put(w, "<|im_start|>");  // once, not per message
     for (int i = 0; i < n; i++) {
-        put(w, names[role_of(&messages[i])]);
+        put(w, names[role_of(&messages[i])]);  // NOLINT(clang-analyzer-core.CallAndMessage): all roles are known ones
         put(w, begins_with_picture(&messages[i]) ? ":" : ": ");
         put_content(w, &m->config, &messages[i], 1);
         put(w, "<end_of_utterance>\n");
@@ -280,11 +280,11 @@ static void put_mistral(Writer *w, const SmolModel *m, const SmolMessage *messag
         int r = role_of(&message), before = i > 0 ? role_of(&messages[i - 1]) : N_ROLES;
         int after = i + 1 < n ? role_of(&messages[i + 1]) : N_ROLES;
         if (r == SYSTEM && version == 3) continue;
-        put(w, r == before && r != SYSTEM ? "\n\n" : begin[r]);
+        put(w, r == before && r != SYSTEM ? "\n\n" : begin[r]);  // NOLINT(clang-analyzer-core.CallAndMessage): see above
         if (i == last_user && version == 3) put_system_v3(w, m, messages, n);
         while (r == ASSISTANT && after != r && message.n_text > 0 && message.text[message.n_text - 1] == ' ') message.n_text--;
         put_content(w, &m->config, &message, 1);
-        if (after != r || r == SYSTEM) put(w, end[r]);
+        if (after != r || r == SYSTEM) put(w, end[r]);  // NOLINT(clang-analyzer-core.CallAndMessage)
     }
 }
 

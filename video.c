@@ -163,7 +163,7 @@ static int y4m_number(const char *s, char end) {
 
 static int y4m_format(Video *v, const char *name, SmolErr *err) {
     for (size_t i = 0; i < sizeof y4m_formats / sizeof *y4m_formats; i++) {
-        if (strcmp(name, y4m_formats[i].name)) continue;
+        if (strcmp(name, y4m_formats[i].name) != 0) continue;
         v->across = y4m_formats[i].across;
         v->down = y4m_formats[i].down;
         return 0;
@@ -212,7 +212,7 @@ static int y4m_chroma_height(const Video *v) { return v->down ? (v->height + v->
 static int y4m_header(Video *v, uint64_t *n, SmolErr *err) {
     char line[1024];
     if (!fgets(line, sizeof line, v->stream)) return 0;
-    if (strncmp(line, "FRAME", 5) || (line[5] != '\n' && line[5] != ' ') || !strchr(line, '\n')) {
+    if (strncmp(line, "FRAME", 5) != 0 || (line[5] != '\n' && line[5] != ' ') || !strchr(line, '\n')) {
         return bad(err, "Y4M: no FRAME line begins here");
     }
     *n = (uint64_t)v->width * (uint64_t)v->height + 2 * (uint64_t)y4m_chroma_width(v) * (uint64_t)y4m_chroma_height(v);
@@ -308,7 +308,7 @@ static int next_frame(Video *v, uint64_t *begin, uint64_t *n, SmolErr *err) {
 }
 
 static int count_frames(Video *v, SmolErr *err) {
-    uint64_t begin, n;
+    uint64_t begin, n = 0;
     int more = fseeko(v->stream, (off_t)v->first, SEEK_SET) ? bad(err, "%s", strerror(errno)) : 1;
     while (more > 0 && v->at < INT32_MAX) more = next_frame(v, &begin, &n, err);
     v->n_total = v->at;
