@@ -1,4 +1,4 @@
-// cli.h: what the files of the command line share: run.c, options.c, report.c, score.c, trace.c, video.c, dump.c,
+// cli.h: what the files of the command line share: run.c, options.c, report.c, stop.c, score.c, trace.c, video.c, dump.c,
 // png_write.c, host.c. None of this is the engine.
 
 #ifndef CLI_H
@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-enum { MAX_IMAGES = 64, MAX_VIDEOS = 16 };
+enum { MAX_IMAGES = 64, MAX_VIDEOS = 16, MAX_STOPS = 16 };
 
 // ---- options.c ----
 
@@ -18,6 +18,8 @@ typedef struct {
     int max_frames;  // 0: as the model says
     const char *images[MAX_IMAGES];
     int n_images;
+    const char *stops[MAX_STOPS];
+    int n_stops;
     int n_tokens, context, threads, max_tiles;  // max_tiles 0: no bound; context 0: as long as the prompt and the answer need
     float temperature, top_p, min_p, repeat_penalty;
     int top_k;
@@ -137,6 +139,7 @@ void dump_tiles(const char *folder, const char *stem, const SmolTiles *tiles, in
 // One answer and what it took.
 typedef struct {
     Buffer text;
+    size_t shown;  // bytes of it
     int32_t *ids;
     int n_ids;
     const char *finish;  // stop, length, context, interrupted
@@ -155,6 +158,11 @@ void report_json(const Options *o, const SmolModel *m, const Answer *a, const in
 void report_ids(const int32_t *ids, long n, int json);
 
 void print_hex(FILE *f, const uint8_t digest[32]);
+
+// ---- stop.c ----
+
+// How much of the text, from a byte on, is no stop text and cannot become one; found: a whole one stands there.
+size_t stop_before(const Options *o, const Buffer *text, size_t from, int *found);
 
 // ---- score.c ----
 

@@ -36,6 +36,7 @@ static const char help[] =
     "      --min-p F         sample from those at least F times as probable as the first (0: off)\n"
     "      --repeat-penalty F  what prompt and answer have said comes again less likely, as in transformers (1: off)\n"
     "      --seed N          for temperatures above 0 (0)\n"
+    "      --stop TEXT       the answer ends before this text, repeatable\n"
     "machine\n"
     "  -c, --context N       tokens that prompt and answer may take together (as needed; chat: 4096)\n"
     "  -j, --threads N       (all processors that it may use)\n"
@@ -105,7 +106,7 @@ static int parse_seed(const char *text, uint64_t *out) {
 
 // ---- options ----
 
-typedef enum { FLAG, TEXT, COUNT, REAL, IMAGE, VIDEO, RATE, SEED } Kind;
+typedef enum { FLAG, TEXT, COUNT, REAL, IMAGE, VIDEO, STOP, RATE, SEED } Kind;
 
 typedef struct {
     const char *name, *letter;
@@ -132,6 +133,7 @@ static const Option options[] = {
     {"--min-p", NULL, REAL, offsetof(Options, min_p), 0, 1},
     {"--repeat-penalty", NULL, REAL, offsetof(Options, repeat_penalty), 1, 100},
     {"--seed", NULL, SEED, 0, 0, 0},
+    {"--stop", NULL, STOP, 0, 0, 0},
     {"--context", "-c", COUNT, offsetof(Options, context), 1, 0},
     {"--threads", "-j", COUNT, offsetof(Options, threads), 1, 0},
     {"--kernel", NULL, TEXT, offsetof(Options, kernel), 0, 0},
@@ -164,6 +166,14 @@ static int add_image(Options *o, const char *name) {
     return 0;
 }
 
+// One that begins within a character would cut it in two.
+static int add_stop(Options *o, const char *text) {
+    if (o->n_stops == MAX_STOPS) return usage_error("too many texts to stop at, the most is ", "16");
+    if (!*text || ((unsigned char)*text & 0xc0) == 0x80) return usage_error("--stop wants a text in UTF-8", "");
+    o->stops[o->n_stops++] = text;
+    return 0;
+}
+
 static int bad_number(const char *name, const char *wanted, const char *value) {
     char message[160];
     snprintf(message, sizeof message, "%s wants %s, not \"%.40s\"", name, wanted, value);
@@ -177,6 +187,7 @@ static int take_value(Options *all, const Option *o, const char *name, const cha
     switch (o->kind) {
     case TEXT: *(const char **)field = value; return 0;
     case IMAGE: return add_image(all, value);
+    case STOP: return add_stop(all, value);
     case VIDEO:
         if (all->video) return usage_error("a question has one video, not also ", value);
         all->video = value;

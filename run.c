@@ -408,29 +408,38 @@ static void flush_output(void) {
     if (fflush(stdout) || ferror(stdout)) die("standard output", "cannot be written to");
 }
 
-// Prints the answer from byte shown on, unless it goes to JSON.
-static void show(const Session *s, const Answer *a, size_t shown) {
-    if (s->opt.json) return;
-    fwrite(a->text.bytes + shown, 1, a->text.n - shown, stdout);
-    flush_output();
+// Ends the answer before a stop text. Prints what is new, unless it goes to JSON or may yet become such a text.
+static void show(const Session *s, Answer *a, Utf8 *utf8, int is_end) {
+    int found;
+    size_t until = stop_before(&s->opt, &a->text, a->shown, &found);
+    if (found) {
+        a->text.bytes[a->text.n = until] = 0;
+        a->finish = "stop";
+        *utf8 = (Utf8){0};
+    }
+    if (is_end) until = a->text.n;
+    if (!s->opt.json) {
+        fwrite(a->text.bytes + a->shown, 1, until - a->shown, stdout);
+        flush_output();
+    }
+    a->shown = until;
 }
 
 // Adds a token's text to the answer and shows the characters that are now whole.
 static void say(const Session *s, Answer *a, Utf8 *utf8, int32_t id) {
-    size_t n, shown = a->text.n;
+    size_t n;
     const char *text = smol_token_text(&s->model, id, &n);
     for (size_t i = 0; i < n; i++) {
         int is_leading_space = !s->opt.raw && smol_answer_space(&s->model) && a->text.n == 0 && utf8->n == 0 && text[i] == ' ';
         if (!is_leading_space) utf8_add(utf8, &a->text, text[i]);
     }
-    show(s, a, shown);
+    show(s, a, utf8, 0);
 }
 
 // The answer may have ended within a character.
 static void say_end(const Session *s, Answer *a, Utf8 *utf8) {
-    size_t shown = a->text.n;
     utf8_end(utf8, &a->text);
-    show(s, a, shown);
+    show(s, a, utf8, 1);
 }
 
 // Runs prompt and answer. Returns 0, or a negative code before anything was said.
@@ -461,6 +470,7 @@ static int decode(Session *s, Answer *a, int n_features, SmolErr *err) {
         a->ids = need(a->ids, (size_t)(a->n_ids + 1) * sizeof *a->ids, "answer");
         a->ids[a->n_ids++] = id;
         say(s, a, &utf8, id);
+        if (a->finish) break;
         a->finish = a->n_ids == s->opt.n_tokens ? "length" : smol_position(s->engine) == s->limits.context ? "context" : NULL;
         if (a->finish) break;
         s->cached[smol_position(s->engine)] = id;

@@ -74,6 +74,24 @@ def read_header(path, offset):
     return struct.unpack_from("<I", path.read_bytes(), offset)[0]
 
 
+def test_stop_texts(program, tiny):
+    """Whatever stands in the answer, within a token or across several, ends it; streamed and as JSON the same."""
+    args = [tiny, "hi", "-n", "40", "-t", "1.5", "--seed", "3"]
+    whole = ask(program, *args)
+    text = whole["text"]
+    for begin, end in ((0, 1), (5, 7), (9, 17), (20, 40), (len(text) - 1, len(text))):
+        stop = text[begin:end]
+        assert "\0" not in stop and len(stop) == end - begin
+        options = ["--stop", stop, "--stop", "not there", "--stop", stop + "not there"]
+        answer = ask(program, *args, *options)
+        assert answer["text"] == text[:text.index(stop)] and answer["finish"] == "stop"
+        assert answer["tokens"] == whole["tokens"][:len(answer["tokens"])]
+        assert program.good(*args, *options).decode() == answer["text"] + "\n"
+    for stop in ("not there", text[-3:] + "not there"):  # what was held back is shown in the end
+        assert ask(program, *args, "--stop", stop)["text"] == text
+        assert program.good(*args, "--stop", stop).decode() == text + "\n"
+
+
 # ---- choosing tokens ----
 
 def test_greedy_and_its_equals(program, tiny, picture):
@@ -292,7 +310,7 @@ def test_help_and_version(program):
     text = program.good("--help").decode()
     assert max(map(len, text.splitlines())) < 132
     for option in "--image --system --no-tiling --raw --special --tokens --temperature --top-p --top-k --min-p " \
-                  "--repeat-penalty --seed --context --threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
+                  "--repeat-penalty --seed --stop --context --threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
         assert option in text
     assert program.good("--version").startswith(b"smol 0.")
 

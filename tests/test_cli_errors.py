@@ -40,6 +40,9 @@ USAGE = [
     (["M", "hi", "-i", "-", "-i", "-"], "only one picture"),
     (["M", "-i", "-"], "a chat reads questions from standard input"),
     (["M", "hi", *["-i", "a.png"] * 65], "too many pictures"),
+    (["M", "hi", "--stop", ""], "--stop wants a text"),
+    (["M", "hi", "--stop", b"\x80"], "--stop wants a text"),
+    (["M", "hi", *["--stop", "a"] * 17], "too many texts to stop at"),
 ]
 
 
