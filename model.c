@@ -318,6 +318,33 @@ void smol_tensor(const SmolModel *m, int i, SmolTensor *t) {
     t->sha256 = e + 128;
 }
 
+// Neither NaN nor infinity, which both have all bits of the exponent set.
+static int is_finite_f32(const uint8_t *p, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if ((get_u32(p + 4 * i) & 0x7f800000) == 0x7f800000) return 0;
+    }
+    return 1;
+}
+
+static int is_finite_f16(const uint8_t *p, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if ((p[2 * i + 1] & 0x7c) == 0x7c) return 0;
+    }
+    return 1;
+}
+
+// Whatever the quants are, with finite scales all weights are finite.
+static int is_finite_tensor(const SmolTensor *t) {
+    const uint8_t *data = t->data;
+    if (t->type == SMOL_F32 || t->type == SMOL_F32X16) return is_finite_f32(data, t->bytes / 4);
+    int block = t->type == SMOL_Q8 ? Q8_BLOCK : Q4_BLOCK;
+    size_t n_blocks = ((size_t)t->n_cols + (size_t)block - 1) / (size_t)block, step = (size_t)panel_bytes(t->type, t->n_cols);
+    for (size_t at = 0; at < t->bytes; at += step) {
+        if (!is_finite_f16(data + at, n_blocks * LANES)) return 0;
+    }
+    return 1;
+}
+
 int smol_verify(const SmolModel *m, int i, SmolErr *err) {
     SmolTensor t;
     smol_tensor(m, i, &t);
@@ -326,8 +353,10 @@ int smol_verify(const SmolModel *m, int i, SmolErr *err) {
     smol_sha256_init(&s);
     smol_sha256_add(&s, t.data, t.bytes);
     smol_sha256_end(&s, digest);
-    if (memcmp(digest, t.sha256, 32) == 0) return 0;
-    return fail(err, SMOL_E_FORMAT, "%s does not have its recorded SHA-256: the file is damaged", t.name);
+    if (memcmp(digest, t.sha256, 32) != 0)
+        return fail(err, SMOL_E_FORMAT, "%s does not have its recorded SHA-256: the file is damaged", t.name);
+    if (!is_finite_tensor(&t)) return fail(err, SMOL_E_FORMAT, "%s holds NaN or infinity, as no exporter writes it", t.name);
+    return 0;
 }
 
 // ---- the whole file ----

@@ -642,7 +642,7 @@ static int verify(const Session *s) {
         n_bad++;
     }
     progress(NULL);
-    printf("%s: %d of %d tensors have their recorded SHA-256\n", s->opt.model, s->model.n_tensors - n_bad, s->model.n_tensors);
+    printf("%s: %d of %d tensors have their recorded SHA-256 and finite values\n", s->opt.model, s->model.n_tensors - n_bad, s->model.n_tensors);
     return n_bad > 0;
 }
 

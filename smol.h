@@ -120,13 +120,13 @@ typedef struct {
     uint8_t sha256[32];  // of header, tokenizer, provenance and directory; the directory holds each tensor's own
 } SmolModel;
 
-// Checks everything but the tensors' values. bytes must be aligned to 16, and are best aligned to 64.
+// Checks everything but the tensors' values, which would mean to read all of a large file: smol_verify does. bytes must be aligned to 16, and are best aligned to 64.
 int smol_open(SmolModel *m, const void *bytes, size_t n_bytes, SmolErr *err);
 
 // The i-th tensor of the directory, 0 <= i < n_tensors.
 void smol_tensor(const SmolModel *m, int i, SmolTensor *t);
 
-// Compares the i-th tensor's bytes with its recorded SHA-256.
+// Compares the i-th tensor's bytes with its recorded SHA-256, and finds NaN and infinity among its floats and scales.
 int smol_verify(const SmolModel *m, int i, SmolErr *err);
 
 // ---- pictures ----

@@ -241,6 +241,49 @@ static void test_verify(void) {
     free(copy);
 }
 
+// Puts a value that is not finite in a tensor, with a digest that is right for it.
+static void check_value(unsigned char *copy, SmolModel *m, int i, size_t at, const unsigned char *value, size_t n) {
+    SmolTensor t;
+    SmolSha256 s;
+    SmolErr err = blank_error();
+    unsigned char old[4], old_digest[32];
+    smol_tensor(m, i, &t);
+    unsigned char *place = copy + ((const unsigned char *)t.data - copy) + at, *digest = copy + (t.sha256 - copy);
+    memcpy(old, place, n);
+    memcpy(old_digest, digest, 32);
+    memcpy(place, value, n);
+    smol_sha256_init(&s);
+    smol_sha256_add(&s, place - at, t.bytes);
+    smol_sha256_end(&s, digest);
+    int code = smol_verify(m, i, &err);
+    CHECK(is_good_error(&err, code) && strstr(err.text, t.name) && strstr(err.text, "NaN"), "%s at byte %zu", t.name, at);
+    memcpy(place, old, n);
+    memcpy(digest, old_digest, 32);
+}
+
+// The first and the last float of each tensor; or the first and the last scale of its last panel.
+static void test_not_finite(const char *name) {
+    static const unsigned char f32[][4] = {{0, 0, 0xc0, 0x7f}, {0, 0, 0x80, 0xff}}, f16[][2] = {{1, 0x7c}, {0, 0xfc}};
+    size_t n;
+    unsigned char *copy = read_file(name, &n);
+    SmolModel m;
+    SmolErr err;
+    CHECK(smol_open(&m, copy, n, &err) == 0, "%s", err.text);
+    for (int i = 0; i < m.n_tensors; i++) {
+        SmolTensor t;
+        smol_tensor(&m, i, &t);
+        int is_f32 = t.type == SMOL_F32 || t.type == SMOL_F32X16, block = t.type == SMOL_Q8 ? 64 : 32;
+        size_t first = is_f32 ? 0 : t.bytes - (size_t)panel_bytes(t.type, t.n_cols);
+        size_t last = is_f32 ? t.bytes - 4 : first + (size_t)((t.n_cols + block - 1) / block) * 32 - 2;
+        CHECK(smol_verify(&m, i, &err) == 0, "%s", err.text);
+        for (int k = 0; k < 2; k++) {
+            check_value(copy, &m, i, first, is_f32 ? f32[k] : f16[k], is_f32 ? 4 : 2);
+            check_value(copy, &m, i, last, is_f32 ? f32[k] : f16[k], is_f32 ? 4 : 2);
+        }
+    }
+    free(copy);
+}
+
 // The digest covers header, tokenizer, provenance and directory, as FORMAT.md says.
 static void test_digest(void) {
     SmolSha256 s;
@@ -464,6 +507,7 @@ int main(void) {
         test_strange_weights();
         test_text_only();
         test_verify();
+        test_not_finite(FILE_NAME);
         test_digest();
         test_plan();
         test_small_arenas();

@@ -5,8 +5,11 @@ The engine also rounds to 8 bits what it multiplies the weights with, the refere
 1 % of their norm in the whole. A wrong scale, row or block gives an error of many times that.
 """
 
+import hashlib
 import os
 import shutil
+import struct
+import subprocess
 import sys
 
 import numpy as np
@@ -87,3 +90,22 @@ def test_demo_encoder(weights, limit, run, tmp_path):
         inputs = reference.process([ImageOps.exif_transpose(Image.open(path)).convert("RGB")], question)
         expected = reference.run(inputs).stages[FEATURES]
         assert cosine(trace[FEATURES], expected) > limit, name
+
+
+@pytest.mark.parametrize("weights, kind", [("q8", 2), ("q4", 3)])
+def test_a_scale_that_is_no_number_is_found(weights, kind, run, tmp_path):
+    """--verify names the tensor, although its SHA-256 is right."""
+    source, _, _ = make_files(CONFIGS[0], tmp_path)
+    path = quantised(source, str(tmp_path / "model.smol"), weights)
+    data = bytearray(open(path, "rb").read())
+    directory, n_tensors = struct.unpack_from("<Q", data, 48)[0], struct.unpack_from("<I", data, 56)[0]
+    entries = [directory + 160 * i for i in range(n_tensors)]
+    entry = next(at for at in entries if struct.unpack_from("<I", data, at + 96)[0] == kind)
+    offset, size = struct.unpack_from("<QQ", data, entry + 112)
+    for half in (b"\x00\x7e", b"\x00\xfc"):  # NaN, -infinity
+        data[offset:offset + 2] = half
+        data[entry + 128:entry + 160] = hashlib.sha256(data[offset:offset + size]).digest()
+        open(path, "wb").write(data)
+        done = subprocess.run([run, path, "--verify"], capture_output=True, text=True)
+        name = data[entry:entry + 96].rstrip(b"\0").decode()
+        assert done.returncode == 1 and f"{name} holds NaN or infinity" in done.stderr
