@@ -7,7 +7,7 @@ i and i + head_dim / 2.
 
 import re
 
-from source import LLAMA, LEFT_OUT, Checkpoint, Folder, require
+from source import LLAMA, Checkpoint, Folder, hugging_face_name, require
 
 HUB_FILES = ["params.json", "consolidated*.safetensors", "consolidated.safetensors.index.json", "tekken.json",
              "tokenizer.model*", "README.md"]
@@ -68,13 +68,5 @@ class ConsolidatedCheckpoint(Checkpoint):
     def add(self, entry, name):
         if not EYE.search(name):
             is_turned = re.search(r"\.attention\.w[qk]\.weight$", name)
-            super().add(entry._replace(paired=self.head_dim if is_turned else 0), hugging_face_name(name))
-
-
-def hugging_face_name(name):
-    """Of a tensor; what is not known keeps its name, and is refused as one too many."""
-    stem = name.removesuffix(".weight")
-    layer = re.fullmatch(r"layers\.(\d+)\.(.+)", stem)
-    if layer and layer[2] in LAYER_NAMES:
-        return f"model.layers.{layer[1]}.{LAYER_NAMES[layer[2]]}.weight"
-    return f"{NAMES[stem]}.weight" if stem in NAMES else name
+            entry = entry._replace(paired=self.head_dim if is_turned else 0)
+            super().add(entry, hugging_face_name(name, "layers", NAMES, LAYER_NAMES))

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 
 import tokenizer
-from source import LLAMA, Checkpoint, Entry, ExportError, Folder, require
+from source import LLAMA, Checkpoint, Entry, ExportError, Folder, hugging_face_name, require
 
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
 
@@ -146,7 +146,7 @@ class GgufCheckpoint(Checkpoint):
             shape = tuple(int(n) for n in reversed(t.shape))
             entry = Entry(folder.name, t.name, "F32", shape, head_dim if is_turned else 0)
             self.places[t.name] = (t.tensor_type, t.data_offset, t.n_bytes)
-            self.add(entry, hugging_face_name(t.name))
+            self.add(entry, hugging_face_name(t.name, "blk", NAMES, LAYER_NAMES))
 
     @contextmanager
     def reader(self, entry):
@@ -154,12 +154,3 @@ class GgufCheckpoint(Checkpoint):
         path = os.path.join(self.folder.path, entry.file)
         data = np.memmap(path, np.uint8, "r", offset, n_bytes).reshape(entry.shape[0], -1)
         yield lambda a, b: gguf.quants.dequantize(data[a:b], kind)
-
-
-def hugging_face_name(name):
-    """Of a tensor; what is not known keeps its name, and is refused as one too many."""
-    stem = name.removesuffix(".weight")
-    layer = re.fullmatch(r"blk\.(\d+)\.(.+)", stem)
-    if layer and layer[2] in LAYER_NAMES:
-        return f"model.layers.{layer[1]}.{LAYER_NAMES[layer[2]]}.weight"
-    return f"{NAMES[stem]}.weight" if stem in NAMES else name

@@ -203,6 +203,16 @@ def unpaired(read, begin, end, head_dim):
     return halves[begin - first:end - first]
 
 
+def hugging_face_name(name, layers, names, layer_names):
+    """Of a tensor called {stem}.weight or {layers}.{i}.{stem}.weight, each kind with its own table of stems; what is not known
+    keeps its name, and is refused as one too many."""
+    stem = name.removesuffix(".weight")
+    layer = re.fullmatch(layers + r"\.(\d+)\.(.+)", stem)
+    if layer and layer[2] in layer_names:
+        return f"model.layers.{layer[1]}.{layer_names[layer[2]]}.weight"
+    return f"{names[stem]}.weight" if stem in names else name
+
+
 def shard_names(folder):
     whole = folder.weights + ".safetensors"
     index = whole + ".index.json"
