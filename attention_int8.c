@@ -98,22 +98,16 @@ static Room room_at(uint8_t *bytes, int n_pos, int head_dim) {
     return r;
 }
 
-// scores = q k^T, out = exp(scores) v: one strip of two panels after the other.
-static void score(const Kernel *kernel, const Room *room, const Int8Kv *kv, int head, int n_q) {
-    int n_panels = (kv->n_pos + LANES - 1) / LANES;
-    memset(room->scores, 0, (size_t)n_q * room->lds * sizeof(float));
-    for (int p = 0; p < n_panels; p += 2) {
-        Strip keys = keys_of(kv, head, p, n_panels - p < 2 ? 1 : 2);
-        kernel->strip_q8(room->scores + p * LANES, room->lds, &keys, &room->q, n_q);
-    }
-}
+typedef Strip StripOf(const Int8Kv *kv, int head, int panel, int n_panels);  // keys_of, values_of
 
-static void weigh(const Kernel *kernel, const Room *room, const Int8Kv *kv, int head, int n_q) {
-    int n_panels = (kv->head_dim + LANES - 1) / LANES;
-    memset(room->out, 0, (size_t)n_q * room->ldo * sizeof(float));
+// y = x W^T for n_q queries, the head's keys or values being the n_rows rows of W: one strip of two panels after the other.
+static void product(const Kernel *kernel, float *y, size_t ldy, const Int8Rows *x, StripOf *strip_of, const Int8Kv *kv, int head,
+                    int n_rows, int n_q) {
+    int n_panels = (n_rows + LANES - 1) / LANES;
+    memset(y, 0, (size_t)n_q * ldy * sizeof *y);
     for (int p = 0; p < n_panels; p += 2) {
-        Strip values = values_of(kv, head, p, n_panels - p < 2 ? 1 : 2);
-        kernel->strip_q8(room->out + p * LANES, room->ldo, &values, &room->p, n_q);
+        Strip w = strip_of(kv, head, p, n_panels - p < 2 ? 1 : 2);
+        kernel->strip_q8(y + p * LANES, ldy, &w, x, n_q);
     }
 }
 
@@ -122,11 +116,11 @@ static void attend(const Kernel *kernel, float *q, size_t ldq, int n_q, const In
     int block = key_block(kv->head_dim);
     float factor = 1 / sqrtf((float)kv->head_dim), inverse[QUERIES];
     for (int i = 0; i < n_q; i++) kernel->ops->quantise(&room->q, i, q + (size_t)i * ldq, kv->head_dim, block);
-    score(kernel, room, kv, head, n_q);
+    product(kernel, room->scores, room->lds, &room->q, keys_of, kv, head, kv->n_pos, n_q);
     for (int i = 0; i < n_q; i++) {
         inverse[i] = kernel->ops->softmax_int8(&room->p, i, room->scores + (size_t)i * room->lds, kv->n_pos, factor);
     }
-    weigh(kernel, room, kv, head, n_q);
+    product(kernel, room->out, room->ldo, &room->p, values_of, kv, head, kv->head_dim, n_q);
     for (int i = 0; i < n_q; i++) {
         const float *out = room->out + (size_t)i * room->ldo;
         for (int d = 0; d < kv->head_dim; d++) q[(size_t)i * ldq + (size_t)d] = out[d] * inverse[i];

@@ -45,6 +45,9 @@ void progress(const char *text);
 // realloc that does not return NULL.
 void *need(void *old, size_t bytes, const char *what);
 
+// The first multiple of 64 from p on, as arenas and models want it: ask for 63 bytes more.
+void *aligned_64(void *p);
+
 typedef struct {
     char *bytes;  // terminated
     size_t n, cap;

@@ -134,7 +134,7 @@ int dump_tiling(const char *folder, const char *stem, const SmolPicture *p, cons
     SmolTiles tiles;
     SmolArena arena = {.size = smol_picture_bytes(&c, p, &whole)};
     uint8_t *memory = need(NULL, arena.size < SIZE_MAX - 64 ? arena.size + 64 : SIZE_MAX, "picture");
-    arena.base = memory + (64 - (uintptr_t)memory % 64) % 64;
+    arena.base = aligned_64(memory);
     int code = smol_picture_load(&c, p, &whole, &arena, &tiles, err);
     if (!code) {
         Canvas canvas = {memory + (tiles.cut - memory), p->width, p->height};

@@ -164,6 +164,8 @@ void *need(void *old, size_t bytes, const char *what) {
     die(NULL, message);
 }
 
+void *aligned_64(void *p) { return (uint8_t *)p + (64 - (uintptr_t)p % 64) % 64; }
+
 void buffer_add(Buffer *b, const char *bytes, size_t n) {
     if (b->n + n + 1 > b->cap) {
         b->cap = 2 * (b->n + n) + 64;
@@ -184,7 +186,7 @@ static const uint8_t *no_file(SmolErr *err, const char *why) {
 // A model is read fastest from a multiple of 64, and must be at one of 16, which not every realloc gives.
 static const uint8_t *aligned(Buffer *b) {
     char *copy = need(NULL, b->n + 64, "file");
-    copy = memcpy(copy + (64 - (uintptr_t)copy % 64), b->bytes, b->n);
+    copy = memcpy(aligned_64(copy), b->bytes, b->n);
     free(b->bytes);
     return (const uint8_t *)copy;
 }

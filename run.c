@@ -298,14 +298,10 @@ static int plan(Session *s, SmolErr *err) {
 }
 
 // Bytes aligned for the engine; never freed, they live as long as the program.
-static void *aligned_bytes(size_t n, const char *what) {
-    uintptr_t p = (uintptr_t)need(NULL, n + 63, what);
-    return (void *)((p + 63) & ~(uintptr_t)63);
-}
-
 static int start(Session *s, SmolErr *err) {
     s->cached = need(NULL, (size_t)s->limits.context * sizeof *s->cached, "prompt");
-    if (smol_start(&s->engine, &s->model, &s->limits, aligned_bytes(s->engine_bytes, "engine"), s->engine_bytes, err)) return -1;
+    void *arena = aligned_64(need(NULL, s->engine_bytes + 63, "engine"));
+    if (smol_start(&s->engine, &s->model, &s->limits, arena, s->engine_bytes, err)) return -1;
     if (s->opt.trace) s->trace = trace_open(s->opt.trace);
     if (s->opt.dump_tiles) dump_open(s->opt.dump_tiles);
     smol_listen(s->engine, show_progress, s->trace ? trace_piece : NULL, s);
@@ -322,7 +318,7 @@ static int encode_picture(Session *s, const SmolPicture *p, const SmolTiling *ti
     SmolTiles tiles;
     size_t n_bytes = smol_picture_bytes(c, p, tiling);
     uint8_t *memory = need(NULL, n_bytes + pixel_bytes(c) + 64, "picture");
-    uint8_t *aligned = memory + (64 - (uintptr_t)memory % 64) % 64;
+    uint8_t *aligned = aligned_64(memory);
     float *pixels = (float *)(aligned + n_bytes);
     SmolArena arena = {.base = aligned, .size = n_bytes};
     int code = smol_picture_load(c, p, tiling, &arena, &tiles, err);

@@ -70,8 +70,8 @@ static void start(Score *s, int window) {
     s->limits = (SmolLimits){.context = window, .batch = window < BATCH ? window : BATCH, .n_threads = s->opt->threads,
                              .all_logits = 1, .kernel = s->opt->kernel};
     if (smol_plan(s->model, &s->limits, NULL, NULL, &bytes, &err)) die(NULL, err.text);
-    uintptr_t arena = ((uintptr_t)need(NULL, bytes + 63, "engine") + 63) & ~(uintptr_t)63;
-    if (smol_start(&s->engine, s->model, &s->limits, (void *)arena, bytes, &err)) die(NULL, err.text);
+    void *arena = aligned_64(need(NULL, bytes + 63, "engine"));
+    if (smol_start(&s->engine, s->model, &s->limits, arena, bytes, &err)) die(NULL, err.text);
     smol_listen(s->engine, NULL, hear, s);
 }
 

@@ -45,9 +45,9 @@ static void product(const Encoder *v, const VisionRoom *room, float *y, int ldy,
 // ---- patches ----
 
 // One patch as a row: channel, then line, then column, as a convolution's weight is flattened.
-static void patch_row(const Encoder *v, float *out, const float *pixels, int patch) {
+static void patch_row(const Encoder *v, float *out, int patch) {
     int size = v->c->patch_size, side = v->c->image_size;
-    const float *corner = pixels + (size_t)(patch / v->grid * size) * (size_t)side + patch % v->grid * size;
+    const float *corner = v->pixels + (size_t)(patch / v->grid * size) * (size_t)side + patch % v->grid * size;
     for (int channel = 0; channel < 3; channel++) {
         for (int y = 0; y < size; y++, out += size) {
             memcpy(out, corner + ((size_t)channel * (size_t)side + (size_t)y) * (size_t)side, (size_t)size * sizeof *out);
@@ -60,7 +60,7 @@ static void embed_block(const Encoder *v, int layer, int first, int n, const Vis
     int width = 3 * v->c->patch_size * v->c->patch_size;
     const float *pos_emb = engine_vector(e, e->at.pos_emb);  // (n_patch, v_dim)
     (void)layer;
-    for (int i = 0; i < n; i++) patch_row(v, row_of(room->in, i, width), v->pixels, first + i);
+    for (int i = 0; i < n; i++) patch_row(v, row_of(room->in, i, width), first + i);
     product(v, room, row_of(e->vx, first, v->ld), v->ld, room->in, width, width, e->at.patch_w, n);
     for (int i = first; i < first + n; i++) add(row_of(e->vx, i, v->ld), pos_emb + (size_t)i * (size_t)v->c->v_dim, v->c->v_dim);
 }
