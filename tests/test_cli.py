@@ -499,19 +499,22 @@ def test_interrupt_before_and_within_the_prompt(program, slow, picture, tmp_path
     """At any moment: what there is, valid JSON, status 130, and the trace is complete."""
     from safetensors.numpy import load_file
 
+    args = slow, "word " * 300, "-i", picture, "--json", "-n", "2000"
+    start = time.monotonic()
+    program.start(*args, stdout=subprocess.PIPE).communicate(timeout=60)
+    whole = time.monotonic() - start
     n_interrupted = 0
-    for i, delay in enumerate((0.02, 0.05, 0.1, 0.2, 0.4)):
+    for i, share in enumerate((0.05, 0.1, 0.2, 0.4, 0.6)):
         trace = tmp_path / f"t{i}"
-        process = program.start(slow, "word " * 300, "-i", picture, "--json", "-n", "2000", "--trace", trace, stdout=subprocess.PIPE)
-        time.sleep(delay)
+        process = program.start(*args, "--trace", trace, stdout=subprocess.PIPE)
+        time.sleep(share * whole)
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=60)[0]
         if process.returncode == -signal.SIGINT:  # before main began
             continue
-        n_interrupted += 1
-        assert process.returncode == 130
         answer = json.loads(output)
-        assert answer["finish"] == "interrupted"
+        assert (process.returncode, answer["finish"]) in ((130, "interrupted"), (0, "stop"), (0, "length"))
+        n_interrupted += process.returncode == 130
         load_file(trace)
     assert n_interrupted > 0 and not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
 
