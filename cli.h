@@ -1,5 +1,5 @@
 // cli.h: what the files of the command line share: run.c, options.c, report.c, stop.c, score.c, trace.c, video.c, dump.c,
-// png_write.c, host.c. None of this is the engine.
+// png_write.c, host.c, and with session.h the rest. None of this is the engine.
 
 #ifndef CLI_H
 #define CLI_H
@@ -137,7 +137,7 @@ void dump_open(const char *folder);
 int dump_tiling(const char *folder, const char *stem, const SmolPicture *p, const SmolTiling *t, SmolErr *err);
 void dump_tiles(const char *folder, const char *stem, const SmolTiles *tiles, int tile);
 
-// ---- run.c ----
+// ---- answer.c ----
 
 // One answer and what it took.
 typedef struct {

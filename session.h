@@ -1,0 +1,84 @@
+// session.h: what run.c, session.c, answer.c and chat.c share: a conversation with a model, and the engine that holds it.
+
+#ifndef SESSION_H
+#define SESSION_H
+
+#include "cli.h"
+
+#include <signal.h>
+
+typedef struct {
+    Options opt;
+    SmolModel model;
+    SmolEngine *engine;  // NULL until the first question
+    SmolLimits limits;
+    size_t engine_bytes, picture_bytes;  // the second: the largest of all pictures
+    double load_ms;
+    Trace *trace;
+
+    SmolMessage *messages;  // the conversation so far
+    int n_messages;
+    SmolPicture pictures[MAX_IMAGES];  // of all messages, in order
+    SmolTiling tilings[MAX_IMAGES];
+    const char *picture_names[MAX_IMAGES];
+    int n_pictures, n_asked;  // those of messages already rendered
+    Video videos[MAX_VIDEOS];
+    int n_videos, n_videos_asked;
+    int n_encoded;  // messages whose pictures and videos are in the KV cache
+
+    int32_t *ids;  // the prompt
+    long n_ids;
+    int32_t *cached;  // what the KV cache holds, smol_position() of them
+    SmolSampling sampling;
+    int frame, n_frames;  // of the video that is encoded
+    char stage[40];       // "tile 3/13", for the progress line
+    char stem[40];        // "picture_01", for the names of dumped tiles
+} Session;
+
+// ---- run.c: Ctrl-C, which is noticed between steps ----
+
+extern volatile sig_atomic_t interrupted;
+extern volatile sig_atomic_t waiting;   // for a question: there is nothing to end cleanly
+extern volatile sig_atomic_t prompted;  // the terminal's cursor stands behind a prompt
+
+// ---- session.c: the conversation, its prompt, its memory ----
+
+void add_message(Session *s, const char *role, const char *text, size_t n);
+
+// A question with the pictures or the video added since the last one; and its removal, theirs included.
+void add_question(Session *s, const char *text, size_t n);
+void drop_question(Session *s);
+
+// Read and probed. Return 0, or -1 with err filled.
+int add_picture(Session *s, const char *name, SmolErr *err);
+int add_video(Session *s, const char *name, SmolErr *err);
+
+void add_inputs(Session *s);  // what the command line names, for the first question
+Video *video_of(Session *s, const SmolMessage *m);
+void print_cost(const char *before, const SmolTiling *t, const char *after);
+size_t pixel_bytes(const SmolConfig *c);
+
+// The whole conversation to s->ids.
+int session_tokenize(Session *s, SmolErr *err);
+
+int wanted_context(const Session *s);
+
+// Whether the prompt and one token more fit the context, or an error that says what would.
+int check_context(Session *s, int context, SmolErr *err);
+
+int session_plan(Session *s, SmolErr *err);
+int session_start(Session *s, SmolErr *err);
+
+// ---- answer.c ----
+
+// Answers the conversation's last question. Returns 0, or -1 with err filled and the culprit named.
+int session_answer(Session *s, Answer *a, SmolErr *err, const char **culprit);
+void session_report(const Session *s, const Answer *a);
+void flush_output(void);
+
+// ---- chat.c ----
+
+// Questions and commands from standard input until it ends. Returns the exit status.
+int chat(Session *s);
+
+#endif
