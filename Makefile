@@ -32,7 +32,7 @@ ENGINE = support sha256 model engine \
 	quant kernels_avx2 kernels_avx512 kernels_neon ops attention attention_int8 vision decoder sampling \
 	image png jpeg bmp exif \
 	pretokenizer tokenizer template
-PROGRAM = run session answer chat options report stop score trace video dump png_write host
+PROGRAM = run session answer choices chat options report stop logprobs score trace video dump png_write host
 TESTS = $(patsubst tests/test_%.c,$(BUILD)/test_%,$(wildcard tests/test_*.c))
 
 run: $(BUILD)/run

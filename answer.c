@@ -137,44 +137,57 @@ static void say_end(const Session *s, Answer *a, Utf8 *utf8) {
     show(s, a, utf8, 1);
 }
 
-// Runs prompt and answer. Returns 0, or a negative code before anything was said.
-static int decode(Session *s, Answer *a, int n_features, SmolErr *err) {
-    const SmolConfig *c = &s->model.config;
-    const float *logits;
-    SmolSha256 digest;
-    Utf8 utf8 = {0};
-    smol_sha256_init(&digest);
-    buffer_add(&a->text, "", 0);
-
+static int read_prompt(Session *s, Answer *a, int n_features, const float **logits, SmolErr *err) {
     double begin = now_ms();
     const int32_t *next = s->ids + a->n_reused;
     int n_next = a->n_prompt - a->n_reused;
-    int code = smol_forward(s->engine, next, n_next, n_features ? smol_features(s->engine) : NULL, n_features, &logits, err);
+    int code = smol_forward(s->engine, next, n_next, n_features ? smol_features(s->engine) : NULL, n_features, logits, err);
     if (code) return code;
     s->n_encoded = s->n_messages;
     memcpy(s->cached + a->n_reused, next, (size_t)n_next * sizeof *next);
     a->prompt_ms = now_ms() - begin;
+    return 0;
+}
 
-    begin = now_ms();
+// Token by token, after the prompt, whose last logits these are.
+static void speak(Session *s, Answer *a, const float *logits, SmolSha256 *digest) {
+    const SmolConfig *c = &s->model.config;
+    SmolErr err;
+    Utf8 utf8 = {0};
     for (;;) {
-        smol_sha256_add(&digest, logits, (size_t)c->vocab_size * sizeof *logits);
         s->sampling.n_seen = s->sampling.repeat_penalty > 1 ? smol_position(s->engine) : 0;
         int32_t id = smol_sample(s->engine, logits, &s->sampling);
         a->finish = interrupted ? "interrupted" : is_end(c, id) ? "stop" : NULL;
         if (a->finish) break;
         a->ids = need(a->ids, (size_t)(a->n_ids + 1) * sizeof *a->ids, "answer");
         a->ids[a->n_ids++] = id;
+        if (s->opt.logprobs) logprobs_add(a, logits, c->vocab_size, s->opt.logprobs, id);
         say(s, a, &utf8, id);
         if (a->finish) break;
         a->finish = a->n_ids == s->opt.n_tokens ? "length" : smol_position(s->engine) == s->limits.context ? "context" : NULL;
         if (a->finish) break;
         s->cached[smol_position(s->engine)] = id;
-        if (smol_forward(s->engine, &id, 1, NULL, 0, &logits, err)) die(NULL, err->text);
+        if (smol_forward(s->engine, &id, 1, NULL, 0, &logits, &err)) die(NULL, err.text);
+        smol_sha256_add(digest, logits, (size_t)c->vocab_size * sizeof *logits);
     }
     say_end(s, a, &utf8);
+}
+
+// Runs prompt and answer. Returns 0, or a negative code before anything was said.
+static int decode(Session *s, Answer *a, int n_features, SmolErr *err) {
+    const float *logits;
+    SmolSha256 digest;
+    smol_sha256_init(&digest);
+    buffer_add(&a->text, "", 0);
+    int code = read_prompt(s, a, n_features, &logits, err);
+    if (code) return code;
+    double begin = now_ms();
+    smol_sha256_add(&digest, logits, (size_t)s->model.config.vocab_size * sizeof *logits);
+    if (s->opt.n_choices) code = choices_score(s, a, logits, &digest, err);
+    else speak(s, a, logits, &digest);
     a->decode_ms = now_ms() - begin;
     smol_sha256_end(&digest, a->logits_sha256);
-    return 0;
+    return code;
 }
 
 int session_answer(Session *s, Answer *a, SmolErr *err, const char **culprit) {
@@ -200,9 +213,12 @@ void session_report(const Session *s, const Answer *a) {
         const SmolVideo *video = s->n_videos ? &s->videos[s->n_videos - 1].video : NULL;
         report_json(&s->opt, &s->model, a, s->ids, s->pictures, s->tilings, s->n_pictures, video,
                     s->engine_bytes + s->picture_bytes, kernel);
+    } else if (s->opt.n_choices) {
+        report_choices(a);
     } else {
         putchar('\n');
     }
     flush_output();
+    if (s->opt.logprobs && !s->opt.json) report_logprobs(&s->model, a, s->opt.logprobs);
     if (s->opt.timings) report_timings(a, kernel, s->opt.threads);
 }

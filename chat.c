@@ -27,6 +27,7 @@ static int chat_question(Session *s, const Buffer *line) {
     add_message(s, "assistant", a.text.bytes, n);
     free(a.text.bytes);
     free(a.ids);
+    free(a.likely);
     return 0;
 }
 

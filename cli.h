@@ -8,18 +8,26 @@
 
 #include <stdio.h>
 
-enum { MAX_IMAGES = 64, MAX_VIDEOS = 16, MAX_STOPS = 16 };
+enum { MAX_IMAGES = 64, MAX_VIDEOS = 16, MAX_STOPS = 16, MAX_CHOICES = 64, MAX_LOGPROBS = 100 };
 
 // ---- options.c ----
 
 typedef struct {
-    const char *model, *prompt, *system, *trace, *kernel, *video, *score, *dump_tiles;
+    const char *text;
+    size_t n;
+} Span;
+
+typedef struct {
+    const char *model, *prompt, *system, *trace, *kernel, *video, *score, *dump_tiles, *choice_list;
     double fps;      // 0: as the video says
     int max_frames;  // 0: as the model says
     const char *images[MAX_IMAGES];
     int n_images;
     const char *stops[MAX_STOPS];
     int n_stops;
+    Span choices[MAX_CHOICES];  // of choice_list
+    int n_choices;
+    int logprobs;  // alternatives to each token, 0: none
     int n_tokens, context, threads, max_tiles;  // max_tiles 0: no bound; context 0: as long as the prompt and the answer need
     float temperature, top_p, min_p, repeat_penalty;
     int top_k;
@@ -137,7 +145,22 @@ void dump_open(const char *folder);
 int dump_tiling(const char *folder, const char *stem, const SmolPicture *p, const SmolTiling *t, SmolErr *err);
 void dump_tiles(const char *folder, const char *stem, const SmolTiles *tiles, int tile);
 
+// ---- choices.c ----
+
+// A fixed answer. Once they are scored the most probable one is the first.
+typedef struct {
+    Span text;
+    int32_t *ids;  // (n_ids) the last one ends the answer
+    int n_ids;
+    double logprob, probability;
+} Choice;
+
 // ---- answer.c ----
+
+typedef struct {
+    int32_t id;
+    double logprob;
+} Likely;
 
 // One answer and what it took.
 typedef struct {
@@ -145,7 +168,10 @@ typedef struct {
     size_t shown;  // bytes of it
     int32_t *ids;
     int n_ids;
-    const char *finish;  // stop, length, context, interrupted
+    Likely *likely;  // (n_ids, 1 + --logprobs) each token of the answer, and the best there were
+    const Choice *choices;
+    int n_choices;
+    const char *finish;  // stop, length, context, interrupted, choice
     int n_prompt, n_reused, n_tiles;
     double load_ms, encode_ms, prompt_ms, decode_ms;
     uint8_t logits_sha256[32];
@@ -158,9 +184,19 @@ void report_plan(const SmolModel *m, const SmolLimits *limits, size_t picture_by
 void report_timings(const Answer *a, const char *kernel, int n_threads);
 void report_json(const Options *o, const SmolModel *m, const Answer *a, const int32_t *prompt, const SmolPicture *pictures,
                  const SmolTiling *tilings, int n_pictures, const SmolVideo *video, size_t memory, const char *kernel);
+void report_choices(const Answer *a);
+void report_logprobs(const SmolModel *m, const Answer *a, int k);  // on standard error
 void report_ids(const int32_t *ids, long n, int json);
 
 void print_hex(FILE *f, const uint8_t digest[32]);
+
+// ---- logprobs.c ----
+
+// log(sum of exp(logits)): a logit less this is its token's log-probability.
+double log_sum_exp(const float *logits, int n);
+
+// Notes the answer's newest token and the k most probable of the n there were.
+void logprobs_add(Answer *a, const float *logits, int n, int k, int32_t id);
 
 // ---- stop.c ----
 

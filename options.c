@@ -37,12 +37,14 @@ static const char help[] =
     "      --repeat-penalty F  what prompt and answer have said comes again less likely, as in transformers (1: off)\n"
     "      --seed N          for temperatures above 0 (0)\n"
     "      --stop TEXT       the answer ends before this text, repeatable\n"
+    "      --choices A,B,C   no sampling: how probable each of these answers is, the end of the answer included\n"
     "machine\n"
     "  -c, --context N       tokens that prompt and answer may take together (as needed; chat: 4096)\n"
     "  -j, --threads N       (all processors that it may use)\n"
     "      --kernel NAME     use this kernel; --kernels lists those that this machine can run\n"
     "output\n"
     "  -V, --timings         timings and memory on standard error, after the answer\n"
+    "      --logprobs N      each token's log-probability and its N best alternatives; before temperature and penalty\n"
     "      --json            one JSON object for each answer instead of streamed text\n"
     "      --tokenize        print the prompt's token ids and stop\n"
     "      --score FILE      how well the model predicts a text: perplexity in windows of 512 tokens (-c), as JSON, and stop\n"
@@ -134,6 +136,8 @@ static const Option options[] = {
     {"--repeat-penalty", NULL, REAL, offsetof(Options, repeat_penalty), 1, 100},
     {"--seed", NULL, SEED, 0, 0, 0},
     {"--stop", NULL, STOP, 0, 0, 0},
+    {"--choices", NULL, TEXT, offsetof(Options, choice_list), 0, 0},
+    {"--logprobs", NULL, COUNT, offsetof(Options, logprobs), 1, 0},
     {"--context", "-c", COUNT, offsetof(Options, context), 1, 0},
     {"--threads", "-j", COUNT, offsetof(Options, threads), 1, 0},
     {"--kernel", NULL, TEXT, offsetof(Options, kernel), 0, 0},
@@ -214,7 +218,33 @@ static int check_video(const Options *o) {
     return 0;
 }
 
-static int check_together(const Options *o) {
+// A template has its own spaces around an answer. With --raw there is none, and every space counts.
+static Span trimmed(const char *text, size_t n, int raw) {
+    while (!raw && n && *text == ' ') text++, n--;
+    while (!raw && n && text[n - 1] == ' ') n--;
+    return (Span){text, n};
+}
+
+static int split_choices(Options *o) {
+    const char *text = o->choice_list;
+    if (!o->prompt) return usage_error("--choices wants a PROMPT", "");
+    if (o->logprobs) return usage_error("--choices has log-probabilities of its own, so it takes no --logprobs", "");
+    for (const char *end = text; *end; text = end + 1) {
+        end = text + strcspn(text, ",");
+        Span choice = trimmed(text, (size_t)(end - text), o->raw);
+        if (o->n_choices == MAX_CHOICES) return usage_error("too many choices, the most is ", "64");
+        if (!choice.n) return usage_error("--choices has an empty one: ", o->choice_list);
+        for (int i = 0; i < o->n_choices; i++) {
+            if (o->choices[i].n == choice.n && !memcmp(o->choices[i].text, choice.text, choice.n)) {
+                return usage_error("--choices has one twice: ", o->choice_list);
+            }
+        }
+        o->choices[o->n_choices++] = choice;
+    }
+    return o->n_choices ? 0 : usage_error("--choices wants texts with commas between them", "");
+}
+
+static int check_together(Options *o) {
     int alone = o->info || o->verify || o->score;
     if (!o->model) return usage_error("no MODEL given", "");
     if (o->special && !o->raw) return usage_error("--special goes with --raw", "");
@@ -239,6 +269,8 @@ static int check_together(const Options *o) {
             return usage_error("a chat reads questions from standard input, so it cannot be a picture", "");
         }
     }
+    if (o->logprobs > MAX_LOGPROBS) return usage_error("--logprobs: too many alternatives, the most is ", "100");
+    if (o->choice_list && split_choices(o)) return 2;
     return check_video(o) ? 2 : -1;
 }
 

@@ -2,6 +2,7 @@
 
 #include "cli.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 void print_hex(FILE *f, const uint8_t digest[32]) {
@@ -94,17 +95,88 @@ void report_ids(const int32_t *ids, long n, int json) {
 }
 
 // The answer's text is valid UTF-8 by construction (host.c).
-static void print_string(const char *s, size_t n) {
-    putchar('"');
+static void print_string(FILE *f, const char *s, size_t n) {
+    putc('"', f);
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)s[i];
-        if (c == '"' || c == '\\') printf("\\%c", c);
-        else if (c == '\n') fputs("\\n", stdout);
-        else if (c < 0x20 || c == 0x7f) printf("\\u%04x", c);
-        else putchar(c);
+        if (c == '"' || c == '\\') fprintf(f, "\\%c", c);
+        else if (c == '\n') fputs("\\n", f);
+        else if (c < 0x20 || c == 0x7f) fprintf(f, "\\u%04x", c);
+        else putc(c, f);
     }
-    putchar('"');
+    putc('"', f);
 }
+
+// ---- --choices ----
+
+void report_choices(const Answer *a) {
+    for (int i = 0; i < a->n_choices; i++) {
+        printf("%.6f  %.*s\n", a->choices[i].probability, (int)a->choices[i].text.n, a->choices[i].text.text);
+    }
+}
+
+static void print_choices(const Answer *a) {
+    fputs(",\"choices\":[", stdout);
+    for (int i = 0; i < a->n_choices; i++) {
+        const Choice *c = &a->choices[i];
+        fputs(i ? ",{\"text\":" : "{\"text\":", stdout);
+        print_string(stdout, c->text.text, c->text.n);
+        printf(",\"probability\":%.9g,\"logprob\":%.9f,\"tokens\":", c->probability, c->logprob);
+        report_ids(c->ids, c->n_ids, 1);
+        putchar('}');
+    }
+    putchar(']');
+}
+
+// ---- --logprobs ----
+
+// A token's text may be a part of a character, which becomes U+FFFD.
+static void print_token(FILE *f, const SmolModel *m, int32_t id) {
+    Buffer text = {0};
+    Utf8 utf8 = {0};
+    size_t n;
+    const char *bytes = smol_token_name(m, id, &n);
+    for (size_t i = 0; i < n; i++) utf8_add(&utf8, &text, bytes[i]);
+    utf8_end(&utf8, &text);
+    print_string(f, text.bytes, text.n);
+    free(text.bytes);
+}
+
+static void print_likely(const SmolModel *m, const Likely *t) {
+    printf("{\"id\":%d,\"text\":", t->id);
+    print_token(stdout, m, t->id);
+    printf(",\"logprob\":%.9f", t->logprob);
+}
+
+static void print_logprobs(const SmolModel *m, const Answer *a, int k) {
+    fputs(",\"logprobs\":[", stdout);
+    for (int i = 0; i < a->n_ids; i++) {
+        const Likely *row = a->likely + (size_t)i * ((size_t)k + 1);
+        if (i) putchar(',');
+        print_likely(m, row);
+        fputs(",\"top\":[", stdout);
+        for (int j = 1; j <= k; j++) {
+            if (j > 1) putchar(',');
+            print_likely(m, &row[j]);
+            putchar('}');
+        }
+        fputs("]}", stdout);
+    }
+    putchar(']');
+}
+
+void report_logprobs(const SmolModel *m, const Answer *a, int k) {
+    for (int i = 0; i < a->n_ids; i++) {
+        const Likely *row = a->likely + (size_t)i * ((size_t)k + 1);
+        for (int j = 0; j <= k; j++) {
+            fprintf(stderr, j == 0 ? "%9.4f  " : j == 1 ? "   of: %.4f " : ", %.4f ", row[j].logprob);
+            print_token(stderr, m, row[j].id);
+        }
+        putc('\n', stderr);
+    }
+}
+
+// ---- --json ----
 
 static void print_boxes(const SmolPicture *p, const SmolTiling *t) {
     fputs(",\"boxes\":[", stdout);
@@ -142,12 +214,14 @@ static void print_video(const SmolConfig *c, const SmolVideo *v) {
 void report_json(const Options *o, const SmolModel *m, const Answer *a, const int32_t *prompt, const SmolPicture *pictures,
                  const SmolTiling *tilings, int n_pictures, const SmolVideo *video, size_t memory, const char *kernel) {
     fputs("{\"text\":", stdout);
-    print_string(a->text.bytes, a->text.n);
+    print_string(stdout, a->text.bytes, a->text.n);
     fputs(",\"tokens\":", stdout);
     report_ids(a->ids, a->n_ids, 1);
     fputs(",\"prompt_tokens\":", stdout);
     report_ids(prompt, a->n_prompt, 1);
     printf(",\"finish\":\"%s\"", a->finish);
+    if (o->n_choices) print_choices(a);
+    if (o->logprobs) print_logprobs(m, a, o->logprobs);
     print_tiles(pictures, tilings, n_pictures);
     print_video(&m->config, video);
     printf(",\"timings\":{\"load_ms\":%.3f,\"encode_ms\":%.3f,\"prompt_ms\":%.3f,\"decode_ms\":%.3f,\"reused_tokens\":%d}",

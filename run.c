@@ -36,6 +36,7 @@ static int ask_once(Session *s) {
         putchar('\n');
         return 0;
     }
+    if (s->opt.n_choices && choices_tokenize(s, &err)) die(NULL, err.text);
     if (check_context(s, wanted_context(s), &err) || session_plan(s, &err)) die(NULL, err.text);
     if (s->opt.plan) {
         report_plan(&s->model, &s->limits, s->picture_bytes);

@@ -47,20 +47,13 @@ static void tokenize(Score *s, const char *text, size_t n) {
     free(p.text);
 }
 
-static double nll(const float *logits, int n, int32_t id) {
-    double sum = 0;
-    float max = logits[0];
-    for (int i = 1; i < n; i++) max = logits[i] > max ? logits[i] : max;
-    for (int i = 0; i < n; i++) sum += exp((double)(logits[i] - max));
-    return log(sum) + (double)max - (double)logits[id];
-}
-
 // Hears of every stage; the logits come a batch of positions at a time.
 static void hear(void *user, const char *name, const float *x, int n_rows, int n_cols, int ld) {
     Score *s = user;
     if (strcmp(name, "logits") != 0) return;
     for (int i = 0; i < n_rows && s->n_next > 0; i++, s->n_next--) {
-        s->sum += nll(x + (size_t)i * (size_t)ld, n_cols, *s->next++);
+        const float *logits = x + (size_t)i * (size_t)ld;
+        s->sum += log_sum_exp(logits, n_cols) - (double)logits[*s->next++];
     }
 }
 

@@ -168,19 +168,24 @@ static int image_tokens(const Session *s) {
     return n;
 }
 
+// An answer has at least one token, whose place may be beyond the last; so is that of a choice's end.
+static int fits(const Session *s, int context) {
+    return s->n_ids + (s->opt.n_choices ? s->opt.n_tokens - 1 : 1) <= context;
+}
+
 // Whether the conversation would fit without tiling. s->ids is lost, but then it did not fit.
 static int fits_untiled(Session *s, int context) {
     SmolTiling tiled[MAX_IMAGES];
     SmolErr err;
-    int fits = 1;
+    int good = 1;
     memcpy(tiled, s->tilings, sizeof tiled);
     for (int i = 0; i < s->n_pictures; i++) {
         const SmolPicture *p = &s->pictures[i];
-        fits = fits && smol_picture_tiling(&s->model.config, p->width, p->height, 0, &s->tilings[i], &err) == 0;
+        good = good && smol_picture_tiling(&s->model.config, p->width, p->height, 0, &s->tilings[i], &err) == 0;
     }
-    fits = fits && session_tokenize(s, &err) == 0 && s->n_ids < context;
+    good = good && session_tokenize(s, &err) == 0 && fits(s, context);
     memcpy(s->tilings, tiled, sizeof tiled);
-    return fits;
+    return good;
 }
 
 // How many frames of the question's video would fit, 0 if none. s->ids and the choice of frames are lost, but then they
@@ -190,7 +195,7 @@ static int fitting_frames(Session *s, int context) {
     SmolErr err;
     for (int n = m->video ? m->video->n_frames - 1 : 0; n > 0; n--) {
         if (video_choose(video_of(s, m), &s->model.config, n, &err) || session_tokenize(s, &err)) return 0;
-        if (s->n_ids < context) return n;
+        if (fits(s, context)) return n;
     }
     return 0;
 }
@@ -200,7 +205,12 @@ int check_context(Session *s, int context, SmolErr *err) {
     long n_ids = s->n_ids;
     int n_image = image_tokens(s), n_tiles = 0, n_frames = 0, fitting;
     if (n_ids < 1) return snprintf(err->text, sizeof err->text, "the prompt is empty"), -1;
-    if (n_ids < context) return 0;
+    if (fits(s, context)) return 0;
+    if (n_ids < context) {
+        snprintf(err->text, sizeof err->text, "the prompt has %ld tokens and the longest choice %d, and the context holds %d",
+                 n_ids, s->opt.n_tokens - 1, context);
+        return -1;
+    }
     for (int i = 0; i < s->n_pictures; i++) n_tiles += s->tilings[i].n_tiles;
     for (int i = 0; i < s->n_videos; i++) n_frames += s->videos[i].video.n_frames;
     char pictures[64] = "", fewer[56] = "", longer[40] = "";
@@ -249,6 +259,7 @@ int session_start(Session *s, SmolErr *err) {
     s->cached = need(NULL, (size_t)s->limits.context * sizeof *s->cached, "prompt");
     void *arena = aligned_64(need(NULL, s->engine_bytes + 63, "engine"));
     if (smol_start(&s->engine, &s->model, &s->limits, arena, s->engine_bytes, err)) return -1;
+    if (s->opt.logprobs > s->model.config.vocab_size) s->opt.logprobs = s->model.config.vocab_size;
     if (s->opt.trace) s->trace = trace_open(s->opt.trace);
     if (s->opt.dump_tiles) dump_open(s->opt.dump_tiles);
     smol_listen(s->engine, show_progress, s->trace ? trace_piece : NULL, s);

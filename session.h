@@ -1,4 +1,4 @@
-// session.h: what run.c, session.c, answer.c and chat.c share: a conversation with a model, and the engine that holds it.
+// session.h: what run.c, session.c, answer.c, choices.c and chat.c share: a conversation with a model, and the engine that holds it.
 
 #ifndef SESSION_H
 #define SESSION_H
@@ -28,6 +28,7 @@ typedef struct {
 
     int32_t *ids;  // the prompt
     long n_ids;
+    Choice choices[MAX_CHOICES];
     int32_t *cached;  // what the KV cache holds, smol_position() of them
     SmolSampling sampling;
     int frame, n_frames;  // of the video that is encoded
@@ -75,6 +76,14 @@ int session_start(Session *s, SmolErr *err);
 int session_answer(Session *s, Answer *a, SmolErr *err, const char **culprit);
 void session_report(const Session *s, const Answer *a);
 void flush_output(void);
+
+// ---- choices.c ----
+
+// Finds the tokens of each choice, and how many positions the longest may take, as opt.n_tokens.
+int choices_tokenize(Session *s, SmolErr *err);
+
+// After the prompt, whose last logits these are: fills the answer with the scores.
+int choices_score(Session *s, Answer *a, const float *logits, SmolSha256 *digest, SmolErr *err);
 
 // ---- chat.c ----
 

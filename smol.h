@@ -235,6 +235,9 @@ long smol_tokenize(const SmolModel *m, const SmolPrompt *prompt, int32_t *ids, S
 // The bytes of one token (not terminated, possibly part of a character). Control tokens give n = 0.
 const char *smol_token_text(const SmolModel *m, int32_t id, size_t *n);
 
+// The same for people to read: control tokens give their names, such as <end_of_utterance>.
+const char *smol_token_name(const SmolModel *m, int32_t id, size_t *n);
+
 // Whether the space that an answer in a chat begins with belongs to the template, so that it is not shown.
 int smol_answer_space(const SmolModel *m);
 

@@ -190,15 +190,22 @@ int vocab_open(SmolVocab *v, const uint8_t *bytes, size_t n, int vocab_size, Smo
     return code;
 }
 
+const char *smol_token_name(const SmolModel *m, int32_t id, size_t *n) {
+    *n = 0;
+    if ((uint32_t)id >= m->vocab.n_tokens) return "";
+    return (const char *)vocab_token(&m->vocab, (uint32_t)id, n);
+}
+
 const char *smol_token_text(const SmolModel *m, int32_t id, size_t *n) {
     const SmolVocab *v = &m->vocab;
-    *n = 0;
-    if ((uint32_t)id >= v->n_tokens) return "";
     for (uint32_t i = 0; i < v->n_special; i++) {
         const uint8_t *row = special_row(v, i);
-        if (get_u32(row) == (uint32_t)id && get_u32(row + 4) == CONTROL) return "";
+        if (get_u32(row) == (uint32_t)id && get_u32(row + 4) == CONTROL) {
+            *n = 0;
+            return "";
+        }
     }
-    return (const char *)vocab_token(v, (uint32_t)id, n);
+    return smol_token_name(m, id, n);
 }
 
 // ---- byte-pair encoding ----

@@ -310,7 +310,7 @@ def test_help_and_version(program):
     text = program.good("--help").decode()
     assert max(map(len, text.splitlines())) < 132
     for option in "--image --system --no-tiling --raw --special --tokens --temperature --top-p --top-k --min-p " \
-                  "--repeat-penalty --seed --stop --context --threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
+                  "--repeat-penalty --seed --stop --choices --logprobs --context --threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
         assert option in text
     assert program.good("--version").startswith(b"smol 0.")
 

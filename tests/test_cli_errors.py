@@ -54,7 +54,7 @@ def test_wrong_usage(program, args, part):
 NO_NUMBERS = ["12x", "", "nan", "inf", "1e99", "-3", "0x10", " 5", "5 ", "+5", "99999999999999999999", "one", "1,5"]
 
 
-@pytest.mark.parametrize("option", "-n -c -j --top-k --seed -t --top-p --min-p --repeat-penalty --tokens --temperature --context --threads".split())
+@pytest.mark.parametrize("option", "-n -c -j --logprobs --top-k --seed -t --top-p --min-p --repeat-penalty --tokens --temperature --context --threads".split())
 def test_no_number(program, option):
     for text in NO_NUMBERS:
         line = program.bad("M", "hi", option, text, status=2)
