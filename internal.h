@@ -173,7 +173,7 @@ typedef struct {
     const VectorOps *ops;
 } Kernel;
 
-extern const Kernel kernel_avx2, kernel_avx512, kernel_dotprod, kernel_neon;
+extern const Kernel kernel_avx2, kernel_avx512, kernel_i8mm, kernel_dotprod, kernel_neon;
 StripProduct plain_strip_q8, plain_strip_q4;
 
 // The named kernel, or the best one for NULL; NULL if this machine cannot run it.

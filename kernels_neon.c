@@ -1,5 +1,5 @@
-// kernels_neon.c: the products for 64-bit ARM. "dotprod" is for processors with the dot product instructions (ARMv8.2 of 2017
-// and later, all of Apple's); "neon" for every other one.
+// kernels_neon.c: the products for 64-bit ARM. "i8mm" is for processors with the matrix product of 8 bits (most since 2020,
+// Apple's since M2), "dotprod" for those with the dot product (ARMv8.2 of 2017 and later), "neon" for every other one.
 //
 //     one register of weights:   row 0: k k+1 k+2 k+3 | row 1 | row 2 | row 3                      4 rows x 4 columns, s8
 //     one register of x:         token 0: k k+1 k+2 k+3 | token 1 | token 2 | token 3              4 tokens x 4 columns, s8
@@ -17,29 +17,42 @@
 
 #ifdef __aarch64__
 
-// clang up to 15 shows the dot product only where the whole file is compiled for it; the function's target is enough.
-#if defined __clang__ && __clang_major__ < 16 && !defined __ARM_FEATURE_DOTPROD
+// What the whole file is compiled for, every processor that runs it has.
+#ifdef __ARM_FEATURE_DOTPROD
+#define ALWAYS_DOTPROD 1
+#endif
+#ifdef __ARM_FEATURE_MATMUL_INT8
+#define ALWAYS_I8MM 1
+#endif
+// clang up to 15 shows these instructions only where the whole file is compiled for them; the function's target is enough.
+#if defined __clang__ && __clang_major__ < 16
+#undef __ARM_FEATURE_DOTPROD
+#undef __ARM_FEATURE_MATMUL_INT8
 #define __ARM_FEATURE_DOTPROD 1
-#define ONLY_WHERE_FOUND
+#define __ARM_FEATURE_MATMUL_INT8 1
 #endif
 #include <arm_neon.h>
 #ifdef __linux__
 #include <sys/auxv.h>
+#elif defined __APPLE__
+#include <sys/sysctl.h>
 #endif
 
 #define TARGET
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define DOTPROD __attribute__((target("dotprod")))
+#define I8MM __attribute__((target("i8mm")))
 #else
 #define DOTPROD __attribute__((target("arch=armv8.2-a+dotprod")))
+#define I8MM __attribute__((target("arch=armv8.2-a+i8mm")))
 #endif
 
 #include "vector.h"
 
 enum { COLUMNS = 512 };  // that are unpacked at a time: a panel of them fills a quarter of the first-level cache
 
-// ---- what both have in common ----
+// ---- what all have in common ----
 
 // A stretch of blocks of one panel, its quants signed.
 typedef struct {
@@ -79,20 +92,41 @@ static void unpack_q4(int8_t *out, const uint8_t *quants, int n) {
     }
 }
 
-// A group of which n tokens are there, by a stretch; x, its scales as in Int8Rows. What becomes of missing tokens goes to waste.
+// For the matrix product: eight columns of a row side by side, where four of four rows were.
+static void pair_columns(int8_t *quants, int n) {
+    for (int8_t *q = quants; q < quants + n; q += 128) {
+        int32x4_t k0[4], k4[4];
+        for (int i = 0; i < 4; i++) {
+            k0[i] = vreinterpretq_s32_s8(vld1q_s8(q + 16 * i));
+            k4[i] = vreinterpretq_s32_s8(vld1q_s8(q + 16 * i + 64));
+        }
+        for (int i = 0; i < 4; i++) {
+            vst1q_s8(q + 32 * i, vreinterpretq_s8_s32(vzip1q_s32(k0[i], k4[i])));
+            vst1q_s8(q + 32 * i + 16, vreinterpretq_s8_s32(vzip2q_s32(k0[i], k4[i])));
+        }
+    }
+}
+
+// A group of which n tokens are there, by a stretch; x, its scales as in Int8Rows. What missing tokens give goes to waste.
 typedef void Group(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n);
 
+// What is one processor's own: the product for one token alone, and for groups; whether groups want columns in pairs.
+typedef struct {
+    Group *one, *eight;
+    int in_pairs;
+} Products;
+
 // All tokens by a stretch; b: its first block.
-INLINE void multiply_stretch(float *y, size_t ldy, const Stretch *s, int b, const Int8Rows *x, int n_tok, Group *one, Group *eight) {
+INLINE void multiply_stretch(float *y, size_t ldy, const Stretch *s, int b, const Int8Rows *x, int n_tok, const Products *own) {
     size_t first = (size_t)b * (size_t)x->group, i = 0;
     for (int t = 0; t < n_tok; t += x->group, i++) {
         const int8_t *q = x->q + i * x->q_bytes + first * (size_t)s->block;
         int n = n_tok - t < x->group ? n_tok - t : x->group;
-        (x->group == 1 ? one : eight)(y + (size_t)t * ldy, ldy, s, q, x->scale + i * x->n_scales + first, n);
+        (x->group == 1 ? own->one : own->eight)(y + (size_t)t * ldy, ldy, s, q, x->scale + i * x->n_scales + first, n);
     }
 }
 
-INLINE void multiply_strip(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok, int bits, Group *one, Group *eight) {
+INLINE void multiply_strip(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok, int bits, const Products *own) {
     int8_t quants[COLUMNS * LANES];
     int most = COLUMNS / w->block;
     for (int b = 0, n; b < w->n_blocks; b += n) {
@@ -100,8 +134,9 @@ INLINE void multiply_strip(float *y, size_t ldy, const Strip *w, const Int8Rows 
         for (int p = 0; p < w->n_panels; p++) {
             size_t panel = (size_t)p * w->panel_bytes, from = (size_t)(b * w->block) * LANES * (size_t)bits / 8;
             (bits == 8 ? unpack_q8 : unpack_q4)(quants, strip_quants(w) + panel + from, n * w->block * LANES);
+            if (own->in_pairs && x->group > 1) pair_columns(quants, n * w->block * LANES);
             const Stretch s = {quants, w->panel + panel + 32 * b, n, w->block};
-            multiply_stretch(y + p * LANES, ldy, &s, b, x, n_tok, one, eight);
+            multiply_stretch(y + p * LANES, ldy, &s, b, x, n_tok, own);
         }
     }
 }
@@ -178,12 +213,82 @@ DOTPROD static void one_dotprod(float *y, size_t ldy, const Stretch *s, const in
     }
 }
 
+static const Products dotprod = {one_dotprod, eight_dotprod, 0};
+
 static void strip_q8_dotprod(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    multiply_strip(y, ldy, w, x, n_tok, 8, one_dotprod, eight_dotprod);
+    multiply_strip(y, ldy, w, x, n_tok, 8, &dotprod);
 }
 
 static void strip_q4_dotprod(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    multiply_strip(y, ldy, w, x, n_tok, 4, one_dotprod, eight_dotprod);
+    multiply_strip(y, ldy, w, x, n_tok, 4, &dotprod);
+}
+
+// ---- int8 with the matrix product ----
+//
+//     one register of weights:   row 0: k .. k+7 | row 1: k .. k+7               one register of x: token 0 | token 1
+//     smmla:                     sums += token 0 by rows 0, 1 | token 1 by rows 0, 1               32 products at once
+//
+// A tile is again one panel by four tokens, in 16 registers of sums, each 2 tokens by 2 rows, which part at a block's end.
+
+// The sums of two tokens: of rows 0 and 1, rows 2 and 3 and so on.
+typedef struct {
+    int32x4_t rows[LANES / 2];
+} PairSums;
+
+I8MM INLINE PairSums matrix_product(PairSums s, const int8_t *w, int8x16_t x) {
+    for (int i = 0; i < LANES / 2; i++) s.rows[i] = vmmlaq_s32(s.rows[i], x, vld1q_s8(w + 16 * i));
+    return s;
+}
+
+// The two tokens' sums of rows 4 i .. 4 i + 3.
+INLINE int32x4_t first_token(const PairSums *s, int i) {
+    return vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(s->rows[2 * i]), vreinterpretq_s64_s32(s->rows[2 * i + 1])));
+}
+
+INLINE int32x4_t second_token(const PairSums *s, int i) {
+    return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(s->rows[2 * i]), vreinterpretq_s64_s32(s->rows[2 * i + 1])));
+}
+
+INLINE void finish_pair(float *const y[2], const uint8_t *w_scale, const float *x_scale, const PairSums *s) {
+    for (int i = 0; i < LANES / 4; i++) {
+        finish(y[0] + 4 * i, w_scale + 8 * i, x_scale[0], first_token(s, i));
+        finish(y[1] + 4 * i, w_scale + 8 * i, x_scale[1], second_token(s, i));
+    }
+}
+
+// Half a group.
+I8MM static void four_tokens_i8mm(float *const y[4], const Stretch *s, const int8_t *x, const float *x_scale) {
+    const int8_t *quants = s->quants;
+    for (int b = 0; b < s->n_blocks; b++, x_scale += TOKENS) {
+        PairSums s0 = {{vdupq_n_s32(0)}}, s2;
+        for (int i = 1; i < LANES / 2; i++) s0.rows[i] = vdupq_n_s32(0);
+        s2 = s0;
+        for (const int8_t *end = quants + s->block * LANES; quants < end; quants += 128, x += 8 * TOKENS) {
+            int32x4_t k0 = vreinterpretq_s32_s8(vld1q_s8(x)), k4 = vreinterpretq_s32_s8(vld1q_s8(x + 4 * TOKENS));
+            s0 = matrix_product(s0, quants, vreinterpretq_s8_s32(vzip1q_s32(k0, k4)));
+            s2 = matrix_product(s2, quants, vreinterpretq_s8_s32(vzip2q_s32(k0, k4)));
+        }
+        finish_pair(y, s->scales + 32 * b, x_scale, &s0);
+        finish_pair(y + 2, s->scales + 32 * b, x_scale + 2, &s2);
+    }
+}
+
+static void eight_i8mm(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
+    float waste[LANES] = {0}, *out[TOKENS];
+    for (int i = 0; i < TOKENS; i++) out[i] = i < n ? y + (size_t)i * ldy : waste;
+    four_tokens_i8mm(out, s, x, x_scale);
+    if (n > 4) four_tokens_i8mm(out + 4, s, x + 16, x_scale + 4);
+}
+
+static const Products i8mm = {one_dotprod, eight_i8mm, 1};
+
+// The encoder's attention may have blocks that are no multiple of eight columns.
+static void strip_q8_i8mm(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
+    multiply_strip(y, ldy, w, x, n_tok, 8, w->block % 8 == 0 ? &i8mm : &dotprod);
+}
+
+static void strip_q4_i8mm(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
+    multiply_strip(y, ldy, w, x, n_tok, 4, &i8mm);
 }
 
 // ---- int8 without it ----
@@ -241,12 +346,14 @@ static void one_neon(float *y, size_t ldy, const Stretch *s, const int8_t *x, co
     tokens_neon(y, ldy, s, x, x_scale, n, 1);
 }
 
+static const Products neon = {one_neon, eight_neon, 0};
+
 static void strip_q8_neon(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    multiply_strip(y, ldy, w, x, n_tok, 8, one_neon, eight_neon);
+    multiply_strip(y, ldy, w, x, n_tok, 8, &neon);
 }
 
 static void strip_q4_neon(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    multiply_strip(y, ldy, w, x, n_tok, 4, one_neon, eight_neon);
+    multiply_strip(y, ldy, w, x, n_tok, 4, &neon);
 }
 
 // ---- floats ----
@@ -318,7 +425,7 @@ static void strip_f32(float *y, size_t ldy, const StripF32 *w, const float *x, s
 static int always(void) { return 1; }
 
 static int has_dotprod(void) {
-#if defined __ARM_FEATURE_DOTPROD && !defined ONLY_WHERE_FOUND || defined __APPLE__
+#if defined ALWAYS_DOTPROD || defined __APPLE__
     return 1;
 #elif defined __linux__
     return getauxval(AT_HWCAP) >> 20 & 1;  // HWCAP_ASIMDDP
@@ -327,6 +434,21 @@ static int has_dotprod(void) {
 #endif
 }
 
+static int has_i8mm(void) {
+#if defined ALWAYS_I8MM
+    return 1;
+#elif defined __linux__
+    return has_dotprod() && getauxval(AT_HWCAP2) >> 13 & 1;  // HWCAP2_I8MM
+#elif defined __APPLE__
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &size, NULL, 0) == 0 && has;
+#else
+    return 0;
+#endif
+}
+
+const Kernel kernel_i8mm = {"i8mm", has_i8mm, strip_f32, strip_q8_i8mm, strip_q4_i8mm, &vector_ops};
 const Kernel kernel_dotprod = {"dotprod", has_dotprod, strip_f32, strip_q8_dotprod, strip_q4_dotprod, &vector_ops};
 const Kernel kernel_neon = {"neon", always, strip_f32, strip_q8_neon, strip_q4_neon, &vector_ops};
 

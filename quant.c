@@ -134,6 +134,7 @@ static const Kernel *const kernels[] = {
     &kernel_avx2,
 #endif
 #ifdef __aarch64__
+    &kernel_i8mm,
     &kernel_dotprod,
     &kernel_neon,
 #endif

@@ -57,26 +57,34 @@ static const Peak f32_peaks[] = {{"vfmadd231ps zmm", 16, has_avx512, fma_zmm}, {
 
 #include <sys/auxv.h>
 
+#ifdef __clang__
+#define TARGET __attribute__((target("dotprod,i8mm")))
+#else
+#define TARGET __attribute__((target("arch=armv8.2-a+dotprod+i8mm")))
+#endif
+#define MATRIX(i) "smmla v" #i ".4s, v1.16b, v2.16b\n\t"
 #define DOT(i) "sdot v" #i ".4s, v1.16b, v2.16b\n\t"
 #define FMA(i) "fmla v" #i ".4s, v1.4s, v2.4s\n\t"
 #define CLEAR(i) "movi v" #i ".4s, #0\n\t"
 #define EACH(x) x(4) x(5) x(6) x(7) x(16) x(17) x(18) x(19) x(20) x(21) x(22) x(23)
 #define LOOP(name, op) \
-    static void name(long n) { \
-        __asm__ volatile(".arch armv8.2-a+dotprod\n\t" CLEAR(1) CLEAR(2) EACH(CLEAR) "1:\n\t" EACH(op) \
+    TARGET static void name(long n) { \
+        __asm__ volatile(CLEAR(1) CLEAR(2) EACH(CLEAR) "1:\n\t" EACH(op) \
                          "subs %0, %0, #1\n\tb.ne 1b" \
                          : "+r"(n) \
                          : \
                          : "cc", "v1", "v2", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23"); \
     }
 
+LOOP(matrix_q, MATRIX)
 LOOP(dot_q, DOT)
 LOOP(fma_q, FMA)
 
+static int has_i8mm(void) { return (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }    // HWCAP2_I8MM
 static int has_dotprod(void) { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }  // HWCAP_ASIMDDP
 static int always(void) { return 1; }
 
-static const Peak int8_peaks[] = {{"sdot", 16, has_dotprod, dot_q}, {0}};
+static const Peak int8_peaks[] = {{"smmla", 32, has_i8mm, matrix_q}, {"sdot", 16, has_dotprod, dot_q}, {0}};
 static const Peak f32_peaks[] = {{"fmla", 4, always, fma_q}, {0}};
 
 #else

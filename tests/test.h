@@ -28,6 +28,9 @@ static inline int test_end(const char *name) {
     return n_failed != 0;
 }
 
+// fmax, at which gcc 12 for 64-bit ARM breaks off in loops of double.
+static inline double larger(double a, double b) { return a > b ? a : b; }
+
 // The whole of a file, malloced; NULL when it cannot be read.
 static inline unsigned char *read_file(const char *path, size_t *n) {
     FILE *f = fopen(path, "rb");

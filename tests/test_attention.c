@@ -110,7 +110,7 @@ static double error_of(const Inputs *in, const float *got) {
             int at = h / (in->c.n_heads / in->c.n_kv_heads) * in->c.head_dim, from = t * in->ldq + h * in->c.head_dim;
             int n_seen = in->c.causal ? in->c.n_before + t + 1 : in->n_pos;
             attend_plainly(want, in->q + from, in->k + at, in->v + at, n_seen, in->ld_kv, in->c.head_dim);
-            for (int d = 0; d < in->c.head_dim; d++) worst = fmax(worst, fabs(want[d] - got[from + d]));
+            for (int d = 0; d < in->c.head_dim; d++) worst = larger(worst, fabs(want[d] - got[from + d]));
         }
     }
     return worst;

@@ -28,7 +28,7 @@ others() {
 
 for name in $ENGINE; do
     more=
-    case $name in kernels_*) more="immintrin.h arm_neon.h sys/auxv.h" ;; esac  # a processor's intrinsics, and what it can do
+    case $name in kernels_*) more="immintrin.h arm_neon.h sys/auxv.h sys/sysctl.h" ;; esac  # a processor's intrinsics, and what it can do
     included=$(sed -n 's/^#include <\(.*\)>.*/\1/p' "$name.c" smol.h internal.h)
     check "$name.c includes" "$(others "$included" "$headers $more")"
     if ! $CC -std=c11 -ffp-contract=off -ffreestanding -fno-pie -O1 -c "$name.c" -o "$folder/$name.o"; then
@@ -39,7 +39,7 @@ done
 nm "$folder"/*.o | sed -n 's/^[0-9a-f]* [TR] //p' | sort -u > "$folder/defined"
 for name in $ENGINE; do
     runtime=
-    case $name in kernels_*) runtime="__cpu_model __cpu_features2 getauxval" ;; esac  # what the processor can do
+    case $name in kernels_*) runtime="__cpu_model __cpu_features2 getauxval sysctlbyname" ;; esac  # what the processor can do
     called=$(nm -u "$folder/$name.o" | sed -n 's/^ *U //p')
     check "$name.c calls" "$(others "$called" "$allowed $runtime $(tr '\n' ' ' < "$folder/defined")")"
     check "$name.c has variables" "$(nm "$folder/$name.o" | sed -n 's/^[0-9a-f]* [bBdDcC] //p' | tr '\n' ' ')"

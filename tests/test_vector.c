@@ -241,12 +241,12 @@ static void test_softmax_int8(const VectorOps *ops) {
         fill(x, n, 0);
         float inverse = ops->softmax_int8(&rows, 0, x, n, factor);
         double total = 0, worst = 0, most = -1e9;
-        for (int i = 0; i < n; i++) most = fmax(most, x[i]);
+        for (int i = 0; i < n; i++) most = larger(most, x[i]);
         for (int i = 0; i < n; i++) {
             total += q[i] * (double)scale[i / 64] * inverse;
-            worst = fmax(worst, fabs(q[i] * (double)scale[i / 64] / 127 - exp((x[i] - most) * factor)) / scale[i / 64]);
+            worst = larger(worst, fabs(q[i] * (double)scale[i / 64] / 127 - exp((x[i] - most) * factor)) / scale[i / 64]);
         }
-        for (int i = n; i < (n + 63) / 64 * 64; i++) worst = fmax(worst, abs(q[i]));
+        for (int i = n; i < (n + 63) / 64 * 64; i++) worst = larger(worst, abs(q[i]));
         CHECK(worst < 0.52 / 127 && fabs(total - 1) < 1e-6, "%d weights are off by %g / 127, their sum is %g", n, worst * 127, total);
     }
 }
