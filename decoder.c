@@ -139,6 +139,23 @@ static int check_input(const SmolEngine *e, const int32_t *ids, int n_tok, const
     return 0;
 }
 
+// Damaged weights end in an error, not in an answer that means nothing. NaN and infinity have all bits of the exponent set.
+static int check_logits(const SmolEngine *e, int n_rows, SmolErr *err) {
+    int n = e->model->config.vocab_size;
+    uint32_t most = 0;
+    for (int row = 0; row < n_rows; row++) {
+        const float *logits = row_of(e->logits, row, round_up(n, LANES));
+        for (int i = 0; i < n; i++) {
+            uint32_t bits;
+            memcpy(&bits, &logits[i], sizeof bits);
+            bits &= 0x7fffffff;
+            most = bits > most ? bits : most;
+        }
+    }
+    if (most < 0x7f800000) return 0;
+    return fail(err, SMOL_E_FORMAT, "NaN or infinity among the logits: weights of the model are damaged (--verify names them)");
+}
+
 int smol_forward(SmolEngine *e, const int32_t *ids, int n_tok, const float *features, int n_features, const float **logits,
                  SmolErr *err) {
     const SmolConfig *c = &e->model->config;
@@ -149,7 +166,9 @@ int smol_forward(SmolEngine *e, const int32_t *ids, int n_tok, const float *feat
         int used = embed(e, ids + t, n, features);
         if (features) features += (size_t)used * (size_t)c->dim;
         forward_batch(e, n, t + n == n_tok);
-        *logits = row_of(e->logits, e->limits.all_logits ? n - 1 : 0, round_up(c->vocab_size, LANES));
+        int n_rows = e->limits.all_logits ? n : t + n == n_tok;
+        if ((code = check_logits(e, n_rows, err))) return code;
+        *logits = row_of(e->logits, n_rows > 0 ? n_rows - 1 : 0, round_up(c->vocab_size, LANES));
         if (e->progress && e->progress(e->user, "prompt", t + n, n_tok) && t + n < n_tok) {
             return fail(err, SMOL_E_CANCELLED, "cancelled");
         }

@@ -169,7 +169,10 @@ int smol_plan(const SmolModel *m, const SmolLimits *limits, void (*note)(void *u
 int smol_start(SmolEngine **engine, const SmolModel *m, const SmolLimits *limits, void *arena, size_t bytes, SmolErr *err) {
     int code = check_limits(m, limits, err);
     SmolArena a = {.base = arena, .size = bytes};
-    return code ? code : carve(engine, m, limits, &a, err);
+    if (code) return code;
+    if (!arena) return fail(err, SMOL_E_MEMORY, "there is no arena");
+    if ((uintptr_t)arena % 64) return fail(err, SMOL_E_MEMORY, "the arena lies at an address that is no multiple of 64");
+    return carve(engine, m, limits, &a, err);
 }
 
 // ---- small things ----

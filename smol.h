@@ -274,7 +274,7 @@ const char *smol_kernel(int i);
 int smol_plan(const SmolModel *m, const SmolLimits *limits, void (*note)(void *user, const char *name, size_t bytes),
               void *user, size_t *bytes, SmolErr *err);
 
-// Carves the engine out of the arena (aligned to 64). The arena belongs to the engine until the caller drops both.
+// Carves the engine out of the arena, which must be aligned to 64. It belongs to the engine until the caller drops both.
 int smol_start(SmolEngine **engine, const SmolModel *m, const SmolLimits *limits, void *arena, size_t bytes, SmolErr *err);
 
 void smol_listen(SmolEngine *e, SmolProgress progress, SmolTrace trace, void *user);  // any may be NULL
@@ -290,7 +290,8 @@ int smol_encode_tile(SmolEngine *e, const float *pixels, float *features, SmolEr
 // Runs n_tok tokens (at least 1) at positions smol_position() .. through the decoder. Ids equal to image_token_id take
 // the next row of features (n_features, dim) instead of their embedding; the numbers must match. With features NULL
 // all ids take their embedding, as for a placeholder that the model itself said. logits: (vocab_size) of the last token, valid
-// until the next call.
+// until the next call. NaN or infinity among them, as damaged weights bring about, ends with SMOL_E_FORMAT after the tokens
+// are in the cache, so that smol_rewind is due.
 int smol_forward(SmolEngine *e, const int32_t *ids, int n_tok, const float *features, int n_features, const float **logits,
                  SmolErr *err);
 

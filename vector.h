@@ -28,10 +28,10 @@ TARGET static inline uint32_t bits_of(float x) {
 TARGET static inline int32_t round_even(float x) { return (int32_t)(bits_of(x + 12582912.0f) - 0x4b400000u); }
 
 // e^x = 2^n e^r with |r| <= ln(2)/2: a polynomial for e^r, 2^n put together from its bits. x is clamped to where both the
-// result and its reciprocal are normal numbers. Error below 2 units in the last place.
+// result and its reciprocal are normal numbers; NaN stays NaN. Error below 2 units in the last place.
 TARGET static inline float exp_f32(float x) {
-    x = x > -87 ? x : -87;  // NaN too, so that the conversion below is always defined
-    x = x < 87 ? x : 87;
+    x = x < -87 ? -87 : x;
+    x = x > 87 ? 87 : x;
     float n = x * 1.44269504f + 12582912.0f;  // rounds, as in round_even
     uint32_t power = (bits_of(n) << 23) + 0x3f800000u;
     n -= 12582912.0f;
@@ -152,10 +152,10 @@ TARGET static inline float f16_to_f32(uint16_t h) {
     return float_of(bits_of(x) | (uint32_t)(h & 0x8000) << 16);
 }
 
-// Rounds half to even; what is too large becomes 65504, the largest number there is, and NaN becomes 0.
+// Rounds half to even; what is too large becomes 65504, the largest number there is, but infinity and NaN become NaN.
 TARGET static inline uint16_t f32_to_f16(float x) {
     float a = fabsf(x);
-    a = a < 65504 ? a : x != x ? 0 : 65504;
+    a = a < 65504 ? a : a < INFINITY ? 65504 : 98304;  // whose bits, below, become those of NaN
     uint32_t bits = bits_of(a);
     uint32_t normal = (bits + 0xfffu + (bits >> 13 & 1)) >> 13;
     uint32_t small = bits_of(a + 0.5f) - bits_of(0.5f);  // floats near 1/2 are 2^-24 apart, as halves below 2^-14 are
@@ -173,7 +173,11 @@ TARGET static void narrow(uint16_t *y, const float *x, int n) {
 
 // ---- rounding to int8 ----
 
-// The reciprocal of a block's scale, largest / 127; 0, and thus zeros, for a block so small that it would overflow, or with NaN.
+// A block's scale, largest / 127; 0 for a block so small that the reciprocal would overflow. Where there is NaN or infinity it is
+// NaN, as are then all products of the block: what is broken shows in the logits.
+TARGET static inline float scale_of(float most) { return most <= 0x1p-100f ? 0 : most < INFINITY ? most / 127 : NAN; }
+
+// Its reciprocal, or 0.
 TARGET static inline float inverse_scale(float most) { return most > 0x1p-100f ? 127 / most : 0; }
 
 // x / scale within -127 .. 127; NaN becomes -127.
@@ -205,7 +209,7 @@ TARGET static inline void quantise_block(int8_t *q, int group, float *scale, int
     float most = largest(x, n), inverse = inverse_scale(most);
     if (n < block) memset(columns, 0, sizeof columns);
     *offset = -128 * round_block(columns, x, inverse, n);
-    *scale = inverse > 0 ? most / 127 : 0;
+    *scale = scale_of(most);
     put_columns(q, group, block, columns);
 }
 
@@ -268,15 +272,16 @@ TARGET static float softmax_int8(const Int8Rows *to, int t, const float *x, int 
 
 // One block of a Q8 panel: 16 scales (f16) and the quants of n columns (FORMAT.md), n a multiple of 4.  x (n, 16)
 TARGET static void pack_q8(uint16_t *scales, uint8_t *quants, const float *x, int n) {
-    float most[LANES] = {0}, inverse[LANES];
+    int32_t most[LANES] = {0};  // as in largest()
+    float inverse[LANES];
     for (int k = 0; k < n; k++) {
         for (int r = 0; r < LANES; r++) {
-            float a = fabsf(x[k * LANES + r]);
-            most[r] = a > most[r] ? a : most[r];
+            int32_t magnitude = (int32_t)(bits_of(x[k * LANES + r]) & 0x7fffffff);
+            most[r] = magnitude > most[r] ? magnitude : most[r];
         }
     }
     for (int r = 0; r < LANES; r++) {
-        scales[r] = f32_to_f16(most[r] / 127);
+        scales[r] = f32_to_f16(float_of((uint32_t)most[r]) / 127);
         float scale = f16_to_f32(scales[r]);
         inverse[r] = scale > 0 ? 1 / scale : 0;
     }
