@@ -1,7 +1,9 @@
 """What 8 and 4 bits cost: files of one model of text in several types against its weights in f32.
 
     python export/export.py MODEL.gguf -o f32.smol                     the reference; a Hugging Face folder will do as well
-    python export/export.py MODEL.gguf -o q4.smol --type q4            and q8, and from a folder with --calibrate
+    python export/export.py MODEL.gguf -o q4.smol --type q4            and q8
+    python bench/loss.py --make-folder f32.smol FOLDER                 what --calibrate wants: a Hugging Face folder
+    python export/export.py FOLDER -o q4-calibrated.smol --type q4 --calibrate TEXTS
     python bench/loss.py --make-peers MODEL.gguf PEERS                 llama.cpp's Q8_0, Q4_0, IQ4_NL, Q4_K_M in the folder PEERS
     python bench/loss.py f32.smol TEXT q4.smol ... PEERS/*.gguf
 
@@ -18,7 +20,7 @@ import sys
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", folder) for folder in ("export", "tests")]
@@ -44,6 +46,15 @@ def make_peers(model, folder):
         out = os.path.join(folder, name + ".gguf")
         if llama_cpp.llama_model_quantize(model.encode(), out.encode(), ctypes.byref(p)):
             sys.exit(f"{out}: llama.cpp could not make it")
+
+
+def make_folder(path, folder):
+    """The weights of a .smol file as a checkpoint of transformers. Its chat template is not needed to calibrate."""
+    smol = SmolFile(path)
+    model = make_model(smol.header)
+    load(model, smol.tensors)
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=make_tokenizer(smol.tokenizer)).save_pretrained(folder)
 
 
 def read_smol(path):
@@ -101,14 +112,16 @@ def compare(model, windows, reference):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make-peers", action="store_true")
+    parser.add_argument("--make-folder", action="store_true")
     parser.add_argument("--windows", type=int, help="only the first so many")
     parser.add_argument("reference")
     parser.add_argument("text")
     parser.add_argument("files", nargs="*")
     options = parser.parse_args()
     if options.make_peers:
-        make_peers(options.reference, options.text)
-        return
+        return make_peers(options.reference, options.text)
+    if options.make_folder:
+        return make_folder(options.reference, options.text)
     smol = SmolFile(options.reference)
     model = make_model(smol.header)
     load(model, smol.tensors)
