@@ -9,6 +9,8 @@
 
 #define QUERIES 16  // that share a pass over keys and values
 
+static _Alignas(64) const float zeros[2 * LANES];
+
 // ---- the layout of keys and values ----
 
 // Elements of a head that share a scale: all of them, unless the head is uncommonly long.
@@ -17,13 +19,13 @@ static int key_block(int head_dim) { return head_dim <= 2 * Q8_BLOCK ? round_up(
 static Strip keys_of(const Int8Kv *kv, int head, int panel, int n_panels) {
     int block = key_block(kv->head_dim), n_blocks = (kv->head_dim + block - 1) / block;
     size_t bytes = (size_t)q8_panel_bytes(block, n_blocks), n = (size_t)round_up(kv->n_pos, LANES) / LANES;
-    return (Strip){kv->k + ((size_t)head * n + (size_t)panel) * bytes, bytes, n_panels, block, n_blocks};
+    return (Strip){kv->k + ((size_t)head * n + (size_t)panel) * bytes, bytes, n_panels, block, n_blocks, zeros};
 }
 
 static Strip values_of(const Int8Kv *kv, int head, int panel, int n_panels) {
     int n_blocks = (kv->n_pos + Q8_BLOCK - 1) / Q8_BLOCK;
     size_t bytes = (size_t)q8_panel_bytes(Q8_BLOCK, n_blocks), n = (size_t)round_up(kv->head_dim, LANES) / LANES;
-    return (Strip){kv->v + ((size_t)head * n + (size_t)panel) * bytes, bytes, n_panels, Q8_BLOCK, n_blocks};
+    return (Strip){kv->v + ((size_t)head * n + (size_t)panel) * bytes, bytes, n_panels, Q8_BLOCK, n_blocks, zeros};
 }
 
 uint64_t int8_kv_bytes(int n_pos, int n_heads, int head_dim, uint64_t *v_bytes) {
@@ -104,7 +106,6 @@ typedef Strip StripOf(const Int8Kv *kv, int head, int panel, int n_panels);  // 
 static void product(const Kernel *kernel, float *y, size_t ldy, const Int8Rows *x, StripOf *strip_of, const Int8Kv *kv, int head,
                     int n_rows, int n_q) {
     int n_panels = (n_rows + LANES - 1) / LANES;
-    memset(y, 0, (size_t)n_q * ldy * sizeof *y);
     for (int p = 0; p < n_panels; p += 2) {
         Strip w = strip_of(kv, head, p, n_panels - p < 2 ? 1 : 2);
         kernel->strip_q8(y + p * LANES, ldy, &w, x, n_q);

@@ -40,16 +40,9 @@ static void normalise(SmolEngine *e, int weight, int n_tok) {
     }
 }
 
-// x += xb
-static void add_residual(SmolEngine *e, int n_tok) {
-    int dim = e->model->config.dim, ld = round_up(dim, LANES);
-#pragma omp parallel for num_threads(e->limits.n_threads) if (n_tok >= FEW)
-    for (int t = 0; t < n_tok; t++) add(row_of(e->x, t, ld), row_of(e->xb, t, ld), dim);
-}
-
 static void products(SmolEngine *e, const float *x, int ldx, int n_cols, const Product *p, int n, int n_tok) {
     Input in = input_of(x, ldx, n_cols, e->int8, n_tok);
-    multiply(e->kernel, e->limits.n_threads, &in, p, n, n_tok);
+    multiply(&e->workers, &in, p, n, n_tok);
 }
 
 // Turns queries and keys to their positions and puts keys and values into the cache.
@@ -73,27 +66,26 @@ static void attention_half(SmolEngine *e, int i, int n_tok) {
     int ldq = round_up(q_dim, LANES), ldk = round_up(c->n_kv_heads * c->head_dim, LANES);
     const Product qkv[] = {engine_product(e, e->q, ldq, layer + WQ, -1), engine_product(e, e->k, ldk, layer + WK, -1),
                            engine_product(e, e->v, ldk, layer + WV, -1)};
-    const Product o = engine_product(e, e->xb, ld, layer + WO, -1);
+    Product o = engine_product(e, e->x, ld, layer + WO, -1);
+    o.adds = 1;
     normalise(e, layer + NORM1, n_tok);
     products(e, e->xb, ld, c->dim, qkv, 3, n_tok);
     rotate_and_store(e, &e->kv[i], n_tok);
     attention(e->kernel, e->limits.n_threads, e->q, ldq, n_tok, c->n_heads, &e->kv[i], e->position + 1, 1, e->scores);
     products(e, e->q, ldq, q_dim, &o, 1, n_tok);
-    add_residual(e, n_tok);
 }
 
 // x += down(silu(gate(norm(x))) * up(norm(x)))
 static void mlp_half(SmolEngine *e, int i, int n_tok) {
     const SmolConfig *c = &e->model->config;
-    int layer = e->at.text_layers + i * N_TEXT_LAYER, ld = round_up(c->dim, LANES), ldh = round_up(c->hidden_dim, LANES);
-    const Product gate_up[] = {engine_product(e, e->h, ldh, layer + W_GATE, -1), engine_product(e, e->h2, ldh, layer + W_UP, -1)};
-    const Product down = engine_product(e, e->xb, ld, layer + W_DOWN, -1);
+    int layer = e->at.text_layers + i * N_TEXT_LAYER, ld = round_up(c->dim, LANES), hidden = c->hidden_dim;
+    Matrix gate = engine_matrix(e, layer + W_GATE, -1), up = engine_matrix(e, layer + W_UP, -1);
+    Product down = engine_product(e, e->x, ld, layer + W_DOWN, -1);
+    down.adds = 1;
     normalise(e, layer + NORM2, n_tok);
-    products(e, e->xb, ld, c->dim, gate_up, 2, n_tok);
-#pragma omp parallel for num_threads(e->limits.n_threads) if (n_tok >= FEW)
-    for (int t = 0; t < n_tok; t++) e->kernel->ops->silu_multiply(row_of(e->h, t, ldh), row_of(e->h2, t, ldh), c->hidden_dim);
-    products(e, e->h, ldh, c->hidden_dim, &down, 1, n_tok);
-    add_residual(e, n_tok);
+    Input x = input_of(e->xb, ld, c->dim, e->int8, n_tok), h = input_of(e->h, hidden, hidden, e->int8_h, n_tok);
+    multiply_activated(&e->workers, &x, &gate, &up, &h, down.w.type, n_tok);
+    multiply(&e->workers, &h, &down, 1, n_tok);
 }
 
 // One batch; logits of its last token, or of all.

@@ -18,7 +18,7 @@ Matrix engine_matrix(const SmolEngine *e, int weight, int bias) {
 }
 
 Product engine_product(const SmolEngine *e, float *y, int ldy, int weight, int bias) {
-    return (Product){engine_matrix(e, weight, bias), y, (size_t)ldy};
+    return (Product){engine_matrix(e, weight, bias), y, (size_t)ldy, 0};
 }
 
 Input input_of(const float *x, int ldx, int n_cols, void *int8, int n_tok) {
@@ -48,6 +48,21 @@ static void take_kv(SmolArena *a, KvLayer *kv, int n_pos, int n_kv_heads, int he
     if (kv) *kv = (KvLayer){room, room ? room + k * size : NULL, n_pos, n_kv_heads, head_dim, is_f16};
 }
 
+// Whether a layer's matrix, of all layers, is kept in floats anywhere: what it reads is then needed in floats.
+static int any_floats(const SmolEngine *e, int first, int n_layers, int step) {
+    for (int i = 0; i < n_layers; i++) {
+        if (engine_matrix(e, first + i * step, -1).type == SMOL_F32X16) return 1;
+    }
+    return 0;
+}
+
+static void layout_workers(SmolEngine *e, SmolArena *a, SmolErr *err) {
+    const SmolLimits *l = &e->limits;
+    int rows = l->batch < MOST_ROWS ? round_up(l->batch, TOKENS) : MOST_ROWS;
+    float *tiles = arena_take(a, (uint64_t)l->n_threads * tile_floats(rows) * sizeof(float), "tiles", err);
+    e->workers = (Workers){e->kernel, l->n_threads, rows, tiles};
+}
+
 static void layout_kept(SmolEngine *e, SmolArena *a, SmolErr *err) {
     const SmolConfig *c = &e->model->config;
     const SmolLimits *l = &e->limits;
@@ -56,6 +71,7 @@ static void layout_kept(SmolEngine *e, SmolArena *a, SmolErr *err) {
         take_kv(a, e->kv ? &e->kv[i] : NULL, l->context, c->n_kv_heads, c->head_dim, c->weight_type != WEIGHTS_F32, "KV cache", err);
     }
     if (l->vision) e->rooms = arena_take(a, (uint64_t)l->n_threads * sizeof *e->rooms, "thread table", err);
+    layout_workers(e, a, err);
     e->features = take_rows(a, l->n_image_tokens, c->dim, "picture features", err);
     e->logits = take_rows(a, l->all_logits ? l->batch : 1, c->vocab_size, "logits", err);
     e->probs = take_rows(a, 1, c->vocab_size, "sampling", err);
@@ -70,12 +86,12 @@ static void layout_decoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
     e->q = take_rows(a, n, c->n_heads * c->head_dim, "decoder activations", err);
     e->k = take_rows(a, n, c->n_kv_heads * c->head_dim, "decoder activations", err);
     e->v = take_rows(a, n, c->n_kv_heads * c->head_dim, "decoder activations", err);
-    e->h = take_rows(a, n, c->hidden_dim, "decoder activations", err);
-    e->h2 = take_rows(a, n, c->hidden_dim, "decoder activations", err);
+    int floats = any_floats(e, e->at.text_layers + W_DOWN, c->n_layers, N_TEXT_LAYER);
+    if (floats) e->h = take_rows(a, n, c->hidden_dim, "decoder activations", err);
     e->cos = take_rows(a, n, c->head_dim / 2, "decoder activations", err);
     e->sin = take_rows(a, n, c->head_dim / 2, "decoder activations", err);
-    int widest = max(max(c->dim, c->n_heads * c->head_dim), c->hidden_dim);
-    e->int8 = arena_take(a, int8_bytes(n, widest), "decoder activations", err);
+    e->int8 = arena_take(a, int8_bytes(n, max(c->dim, c->n_heads * c->head_dim)), "decoder activations", err);
+    e->int8_h = arena_take(a, int8_bytes(n, c->hidden_dim), "decoder activations", err);
     uint64_t scores = attention_floats(e->limits.context, c->n_heads, c->n_kv_heads, c->head_dim);
     e->scores = arena_take(a, (uint64_t)e->limits.n_threads * scores * sizeof(float), "decoder attention", err);
 }
@@ -100,19 +116,21 @@ static void layout_encoder_kv(SmolEngine *e, SmolArena *a, SmolErr *err) {
 static void layout_encoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
     const SmolConfig *c = &e->model->config;
     int grid = c->image_size / c->patch_size, n_patch = grid * grid, patch = 3 * c->patch_size * c->patch_size;
-    int n_mlp = mlp_rows(&e->limits);
+    int n_mlp = mlp_rows(&e->limits), floats = any_floats(e, e->at.vision_layers + FC2_W, c->v_layers, N_VISION_LAYER);
     e->vx = take_rows(a, n_patch, c->v_dim, "encoder activations", err);
     e->vq = take_rows(a, n_patch, c->v_dim, "encoder activations", err);
     layout_encoder_kv(e, a, err);
     e->vy = take_rows(a, c->image_seq_len, c->dim, "encoder activations", err);
     for (int i = 0; i < e->limits.n_threads; i++) {
-        VisionRoom r;
+        VisionRoom r = {.alone = e->workers};
+        r.alone.n_threads = 1;
+        if (r.alone.tiles) r.alone.tiles += (size_t)i * (size_t)tile_floats(r.alone.rows);
         r.in = take_rows(a, VISION_BLOCK, max(c->v_dim, patch), "encoder activations", err);
         r.a = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
         r.b = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
-        r.h = take_rows(a, n_mlp, c->v_hidden_dim, "encoder activations", err);
-        uint64_t narrow = int8_bytes(VISION_BLOCK, max(c->v_dim, patch)), wide = int8_bytes(n_mlp, c->v_hidden_dim);
-        r.int8 = arena_take(a, narrow > wide ? narrow : wide, "encoder activations", err);
+        if (floats) r.h = take_rows(a, n_mlp, c->v_hidden_dim, "encoder activations", err);
+        r.int8 = arena_take(a, int8_bytes(VISION_BLOCK, max(c->v_dim, patch)), "encoder activations", err);
+        r.int8_h = arena_take(a, int8_bytes(n_mlp, c->v_hidden_dim), "encoder activations", err);
         if (e->rooms) e->rooms[i] = r;
     }
 }

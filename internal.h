@@ -135,10 +135,12 @@ typedef struct {
     size_t panel_bytes;  // from panel to panel
     int n_panels;
     int block, n_blocks;
+    const float *start;  // (2 * LANES): what the outputs begin with, as the bias
 } Strip;
 
-// y[t][r] = fmaf(w_scale[r][b] * x_scale[t][b], (float)isum, y[t][r])   for b = 0, 1, ... n_blocks - 1;  t < n_tok
-// isum: the exact integer product of block b; r runs over the strip's rows. ldy: distance between rows of y.
+// y[t][r] = start[r], then fmaf(w_scale[r][b] * x_scale[t][b], (float)isum, y[t][r])   for b = 0, 1, ... n_blocks - 1;  t < n_tok
+// isum: the exact integer product of block b; r runs over the strip's rows. y is room for whole tiles, wherever a kernel finds
+// it convenient to write: 2 * LANES columns, whole groups of x, ldy (a multiple of LANES) from row to row, aligned to 64 bytes.
 typedef void StripProduct(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok);
 
 // Neighbouring panels of floats: element k of row r of panel p is w[p * step + k * ldw + r].
@@ -163,6 +165,7 @@ typedef struct {
     void (*pack_q8)(uint16_t *scales, uint8_t *quants, const float *x, int n);
     void (*widen)(float *y, const uint16_t *x, int n);
     void (*narrow)(uint16_t *y, const float *x, int n);
+    void (*put_rows)(float *y, size_t ldy, const float *tile, size_t ld, int n_rows, int n, int adds);
 } VectorOps;
 
 typedef struct {
@@ -204,15 +207,30 @@ typedef struct {
 uint64_t int8_bytes(int n_tok, int n_cols);
 Int8Rows int8_rows(void *room, int n_tok, int n_cols);
 
-// One product of an input: y = x W^T + bias, y (n_tok, ldy), ldy at least n_rows rounded up to 16.
+// One product of an input: y = x W^T + bias, y (n_tok, ldy), ldy at least n_rows rounded up to 16; or y += x W^T + bias.
 typedef struct {
     Matrix w;
     float *y;
     size_t ldy;
+    int adds;
 } Product;
 
+// Who multiplies, and the room that each thread has for outputs while they are in its cache.
+typedef struct {
+    const Kernel *kernel;
+    int n_threads;
+    int rows;      // tokens of a tile, a multiple of TOKENS
+    float *tiles;  // tile_floats(rows) for each thread
+} Workers;
+
+uint64_t tile_floats(int rows);
+
 // All products of one input, shared out among the threads by panels.
-void multiply(const Kernel *kernel, int n_threads, Input *x, const Product *products, int n_products, int n_tok);
+void multiply(const Workers *w, Input *x, const Product *products, int n_products, int n_tok);
+
+// The first half of an MLP: h = silu(x gate^T) (x up^T), or gelu(x gate^T + bias) where up is NULL. h becomes int8 for weights of
+// next_type at once, a block of columns after the other, and floats only if those are: then h->x has room. gate and up are alike.
+void multiply_activated(const Workers *w, Input *x, const Matrix *gate, const Matrix *up, Input *h, int next_type, int n_tok);
 
 // One row of a matrix: the embedding of a token.
 void matrix_row(float *out, const Matrix *w, int row);
@@ -271,6 +289,7 @@ Places model_places(const SmolConfig *c);
 
 // ---- engine.c ----
 
+#define MOST_ROWS 128   // tokens of a tile: weights of 4 bits are unpacked once for all of them
 #define VISION_BLOCK 64  // patches that go through a layer's products at once: a block of the values in attention_int8.c
 
 // How many of them go through the MLP at once, whose rows are the widest: a small batch asks for little memory.
@@ -280,8 +299,10 @@ static inline int mlp_rows(const SmolLimits *l) { return l->batch < VISION_BLOCK
 typedef struct {
     float *in;      // (VISION_BLOCK, wider of v_dim and 3 patch_size^2)
     float *a, *b;   // (VISION_BLOCK, v_dim)
-    float *h;       // (MLP rows, v_hidden_dim)
-    void *int8;     // room for (VISION_BLOCK, widest of these) in int8
+    float *h;       // (MLP rows, v_hidden_dim), where floats are wanted
+    void *int8;     // room for (VISION_BLOCK, wider of v_dim and 3 patch_size^2) in int8
+    void *int8_h;   // room for (MLP rows, v_hidden_dim) in int8
+    Workers alone;  // the thread itself
 } VisionRoom;
 
 // Everything an engine owns. engine.c lays the buffers out.
@@ -300,13 +321,14 @@ struct SmolEngine {
     VisionRoom *rooms;  // (n_threads)
     float *features;  // (n_image_tokens, dim)
     float *logits;    // (1 or batch, vocab_size rounded up to 16)
+    Workers workers;  // all threads
     int32_t *order;   // (vocab_size) sampling: ids by probability
     float *probs;     // (vocab_size)
 
     // decoder scratch, rows of batch tokens; widths rounded up to 16
-    float *x, *xb, *q, *k, *v, *h, *h2;  // dim, dim, n_heads head_dim, kv_dim, kv_dim, hidden_dim, hidden_dim
-    float *cos, *sin;                    // (batch, head_dim / 2)
-    void *int8;                          // room for (batch, the widest of dim, n_heads head_dim, hidden_dim) in int8
+    float *x, *xb, *q, *k, *v, *h;  // dim, dim, n_heads head_dim, kv_dim, kv_dim, hidden_dim (where floats are wanted)
+    float *cos, *sin;               // (batch, head_dim / 2)
+    void *int8, *int8_h;            // room for (batch, wider of dim and n_heads head_dim) in int8, (batch, hidden_dim)
 
     // encoder scratch, in the same bytes as the decoder's
     float *vx, *vq;      // (n_patch, v_dim)

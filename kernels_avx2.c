@@ -131,13 +131,12 @@ TARGET static void one_token(float *y, const Stretch *s, const Wide *x, const fl
     }
 }
 
-// A group's tokens, four at a time. Where fewer are left, what becomes of the missing ones goes to waste.
+// A group's tokens, four at a time.
 TARGET static void multiply_group(float *y, size_t ldy, const Stretch *s, const Wide *wide, const float *scale, const int32_t *offset,
                                   int n_tok) {
-    float waste[LANES] = {0};
     for (int first = 0; first < n_tok; first += 4) {
         Tile tile = {{NULL, NULL, NULL, NULL}, scale + first, offset + first, wide, first};
-        for (int i = 0; i < 4; i++) tile.y[i] = first + i < n_tok ? y + (size_t)(first + i) * ldy : waste;
+        for (int i = 0; i < 4; i++) tile.y[i] = y + (size_t)(first + i) * ldy;
         four_tokens(&tile, s);
     }
 }
@@ -169,6 +168,7 @@ TARGET static Int8Rows rows_from(const Int8Rows *x, int b, int block) {
 
 TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
     int most = COLUMNS / w->block;
+    start_rows(y, ldy, w->start, round_up(n_tok, x->group));
     for (int b = 0, n; b < w->n_blocks; b += n) {
         n = w->n_blocks - b < most ? w->n_blocks - b : most;
         const uint8_t *quants = strip_quants(w) + (size_t)(b * w->block) * LANES, *scales = w->panel + 32 * b;
@@ -230,6 +230,7 @@ TARGET static void one_token_q4(float *y, const uint8_t *scales, const uint8_t *
 TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
     _Alignas(64) uint8_t quants[2][COLUMNS * LANES];
     const uint8_t *nibbles = strip_quants(w);
+    start_rows(y, ldy, w->start, round_up(n_tok, x->group));
     for (int p = 0; x->group == 1 && p < w->n_panels; p++) {
         one_token_q4(y + p * LANES, w->panel + (size_t)p * w->panel_bytes, nibbles + (size_t)p * w->panel_bytes, x, w->n_blocks);
     }

@@ -51,16 +51,18 @@ INLINE __m512 scaled(__m512 w_scale, float x_scale, __m512i sum, __m512 y) {
     return _mm512_fmadd_ps(_mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale)), _mm512_cvtepi32_ps(sum), y);
 }
 
-INLINE void finish(float *y, __m512 w_low, __m512 w_high, float x_scale, __m512i low, __m512i high) {
-    _mm512_store_ps(y, scaled(w_low, x_scale, low, _mm512_load_ps(y)));
-    _mm512_store_ps(y + LANES, scaled(w_high, x_scale, high, _mm512_load_ps(y + LANES)));
+// y = from + this block's products, for both panels
+INLINE void finish(float *y, const float *from, __m512 w_low, __m512 w_high, float x_scale, __m512i low, __m512i high) {
+    _mm512_store_ps(y, scaled(w_low, x_scale, low, _mm512_load_ps(from)));
+    _mm512_store_ps(y + LANES, scaled(w_high, x_scale, high, _mm512_load_ps(from + LANES)));
 }
 
-// Two panels by one group of tokens, block after block. The outputs stay in y (TOKENS, 2 * LANES), close together.
+// Two panels that meet a group of tokens, block after block. Where there is only one it is taken twice.
 typedef struct {
     const uint8_t *low, *high;              // quants of the two panels
     const uint8_t *scale_low, *scale_high;  // their scales
     int n_blocks, block;
+    const float *start;  // NULL: with what y has
     size_t ahead;  // from these weights to those of the next strip, which are fetched meanwhile
 } Pair;
 
@@ -70,9 +72,11 @@ INLINE void fetch(const uint8_t *next, size_t group) {
     _mm_prefetch((const char *)next + group % TOKENS * 128 + 64, _MM_HINT_T1);
 }
 
-TARGET static void multiply_tile(float *y, const Pair *w, size_t group, const int8_t *x, const float *x_scale,
+TARGET static void multiply_tile(float *y, size_t ldy, const Pair *w, size_t group, const int8_t *x, const float *x_scale,
                                  const int32_t *x_offset) {
     const uint8_t *low = w->low, *high = w->high;
+    const float *from = w->start ? w->start : y;
+    size_t ld = w->start ? 0 : ldy;
     for (int b = 0; b < w->n_blocks; b++, x_scale += TOKENS, x_offset += TOKENS) {
         __m512i l0 = _mm512_set1_epi32(x_offset[0]), h0 = l0;
         __m512i l1 = _mm512_set1_epi32(x_offset[1]), h1 = l1;
@@ -96,35 +100,23 @@ TARGET static void multiply_tile(float *y, const Pair *w, size_t group, const in
             dot(&l7, &h7, w_low, w_high, four_of(x + 28));
         }
         __m512 w_low = scales(w->scale_low + 32 * b), w_high = scales(w->scale_high + 32 * b);
-        finish(y, w_low, w_high, x_scale[0], l0, h0);
-        finish(y + 32, w_low, w_high, x_scale[1], l1, h1);
-        finish(y + 64, w_low, w_high, x_scale[2], l2, h2);
-        finish(y + 96, w_low, w_high, x_scale[3], l3, h3);
-        finish(y + 128, w_low, w_high, x_scale[4], l4, h4);
-        finish(y + 160, w_low, w_high, x_scale[5], l5, h5);
-        finish(y + 192, w_low, w_high, x_scale[6], l6, h6);
-        finish(y + 224, w_low, w_high, x_scale[7], l7, h7);
-        __asm__("" ::: "memory");  // or gcc keeps y in registers, and spills sums
+        finish(y, from, w_low, w_high, x_scale[0], l0, h0);
+        finish(y + ldy, from + ld, w_low, w_high, x_scale[1], l1, h1);
+        finish(y + 2 * ldy, from + 2 * ld, w_low, w_high, x_scale[2], l2, h2);
+        finish(y + 3 * ldy, from + 3 * ld, w_low, w_high, x_scale[3], l3, h3);
+        finish(y + 4 * ldy, from + 4 * ld, w_low, w_high, x_scale[4], l4, h4);
+        finish(y + 5 * ldy, from + 5 * ld, w_low, w_high, x_scale[5], l5, h5);
+        finish(y + 6 * ldy, from + 6 * ld, w_low, w_high, x_scale[6], l6, h6);
+        finish(y + 7 * ldy, from + 7 * ld, w_low, w_high, x_scale[7], l7, h7);
+        from = y, ld = ldy;
     }
 }
 
-// n rows of the output, of one panel or of two, to the tile or back.
-INLINE void move_rows(float *to, size_t ld_to, const float *from, size_t ld_from, int n_panels, int n) {
-    for (int i = 0; i < n; i++, to += ld_to, from += ld_from) {
-        _mm512_storeu_ps(to, _mm512_loadu_ps(from));
-        if (n_panels == 2) _mm512_storeu_ps(to + LANES, _mm512_loadu_ps(from + LANES));
-    }
-}
-
-// All tokens of x, a group at a time. Of a group or a pair that is not full, the missing part goes to waste.
-TARGET static void multiply_pair(float *y, size_t ldy, const Pair *w, int n_panels, const Int8Rows *x, int n_tok) {
-    _Alignas(64) float tile[TOKENS * 2 * LANES] = {0};
-    size_t group = 0;
-    for (int t = 0; t < n_tok; t += TOKENS, y += TOKENS * ldy, group++) {
-        int n = n_tok - t < TOKENS ? n_tok - t : TOKENS;
-        move_rows(tile, 2 * LANES, y, ldy, n_panels, n);
-        multiply_tile(tile, w, group, x->q + group * x->q_bytes, x->scale + group * x->n_scales, x->offset + group * x->n_scales);
-        move_rows(y, ldy, tile, 2 * LANES, n_panels, n);
+// All tokens of x, a group at a time.
+TARGET static void multiply_pair(float *y, size_t ldy, const Pair *w, const Int8Rows *x, int n_tok) {
+    size_t n_groups = (size_t)(n_tok + TOKENS - 1) / TOKENS;
+    for (size_t i = 0; i < n_groups; i++, y += TOKENS * ldy) {
+        multiply_tile(y, ldy, w, i, x->q + i * x->q_bytes, x->scale + i * x->n_scales, x->offset + i * x->n_scales);
     }
 }
 
@@ -142,7 +134,7 @@ INLINE __m512i stream(const uint8_t *weights, size_t ahead) {
 
 // Returns where the quants of a panel begin.
 INLINE const uint8_t *skip_scales(const uint8_t *panel, const Strip *w, size_t ahead) {
-    const uint8_t *quants = strip_quants(&(Strip){panel, 0, 1, w->block, w->n_blocks});
+    const uint8_t *quants = strip_quants(&(Strip){panel, 0, 1, w->block, w->n_blocks, NULL});
     for (; panel < quants; panel += 64) _mm_prefetch((const char *)panel + ahead, _MM_HINT_T1);
     return quants;
 }
@@ -165,11 +157,13 @@ TARGET static void one_token_q8(float *y, const uint8_t *panel, const Strip *w, 
 TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
     const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
     size_t scale_bytes = (size_t)(strip_quants(w) - w->panel);
-    Pair pair = {w->panel + scale_bytes, second + scale_bytes, w->panel, second, w->n_blocks, w->block, 2 * w->panel_bytes};
+    Pair pair = {w->panel + scale_bytes, second + scale_bytes, w->panel, second, w->n_blocks, w->block, w->start,
+                 2 * w->panel_bytes};
     if (x->group == 1) {
+        start_rows(y, ldy, w->start, 1);
         for (int p = 0; p < w->n_panels; p++) one_token_q8(y + p * LANES, w->panel + (size_t)p * w->panel_bytes, w, x);
     } else {
-        multiply_pair(y, ldy, &pair, w->n_panels, x, n_tok);
+        multiply_pair(y, ldy, &pair, x, n_tok);
     }
 }
 
@@ -229,6 +223,7 @@ TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows
     _Alignas(64) uint8_t quants[2][CHUNK * LANES * Q4_BLOCK];
     const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
     if (x->group == 1) {
+        start_rows(y, ldy, w->start, 1);
         for (int p = 0; p < w->n_panels; p++) one_token_q4(y + p * LANES, w->panel + (size_t)p * w->panel_bytes, w, x);
         return;
     }
@@ -238,9 +233,9 @@ TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows
         size_t at = scale_bytes + (size_t)b * LANES * Q4_BLOCK / 2, first = (size_t)b * group;
         unpack(quants[0], w->panel + at, n);
         unpack(quants[1], second + at, n);
-        Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK, 0};
+        Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK, b ? NULL : w->start, 0};
         Int8Rows from = {x->q + first * Q4_BLOCK, x->scale + first, x->offset + first, x->q_bytes, x->n_scales, x->group};
-        multiply_pair(y, ldy, &pair, w->n_panels, &from, n_tok);
+        multiply_pair(y, ldy, &pair, &from, n_tok);
     }
 }
 

@@ -107,7 +107,7 @@ static void pair_columns(int8_t *quants, int n) {
     }
 }
 
-// A group of which n tokens are there, by a stretch; x, its scales as in Int8Rows. What missing tokens give goes to waste.
+// A group of which n tokens are there, by a stretch; x, its scales as in Int8Rows.
 typedef void Group(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n);
 
 // What is one processor's own: the product for one token alone, and for groups; whether groups want columns in pairs.
@@ -129,6 +129,7 @@ INLINE void multiply_stretch(float *y, size_t ldy, const Stretch *s, int b, cons
 INLINE void multiply_strip(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok, int bits, const Products *own) {
     int8_t quants[COLUMNS * LANES];
     int most = COLUMNS / w->block;
+    start_rows(y, ldy, w->start, round_up(n_tok, x->group));
     for (int b = 0, n; b < w->n_blocks; b += n) {
         n = w->n_blocks - b < most ? w->n_blocks - b : most;
         for (int p = 0; p < w->n_panels; p++) {
@@ -187,8 +188,8 @@ DOTPROD static void four_tokens(float *const y[4], const Stretch *s, const int8_
 }
 
 static void eight_dotprod(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
-    float waste[LANES] = {0}, *out[TOKENS];
-    for (int i = 0; i < TOKENS; i++) out[i] = i < n ? y + (size_t)i * ldy : waste;
+    float *out[TOKENS];
+    for (int i = 0; i < TOKENS; i++) out[i] = y + (size_t)i * ldy;
     four_tokens(out, s, x, x_scale);
     if (n > 4) four_tokens(out + 4, s, x + 16, x_scale + 4);
 }
@@ -274,8 +275,8 @@ I8MM static void four_tokens_i8mm(float *const y[4], const Stretch *s, const int
 }
 
 static void eight_i8mm(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
-    float waste[LANES] = {0}, *out[TOKENS];
-    for (int i = 0; i < TOKENS; i++) out[i] = i < n ? y + (size_t)i * ldy : waste;
+    float *out[TOKENS];
+    for (int i = 0; i < TOKENS; i++) out[i] = y + (size_t)i * ldy;
     four_tokens_i8mm(out, s, x, x_scale);
     if (n > 4) four_tokens_i8mm(out + 4, s, x + 16, x_scale + 4);
 }

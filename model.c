@@ -297,6 +297,11 @@ static int check_entry(const SmolModel *m, const Places *at, int i, SmolErr *err
     if ((type == SMOL_Q8 || type == SMOL_Q4) && m->config.weight_type == WEIGHTS_F32) {
         return fail(err, SMOL_E_FORMAT, "%s is quantised, but the header says that nothing is", name);
     }
+    int in_layer = i - at->text_layers;
+    if (in_layer >= 0 && in_layer < m->config.n_layers * N_TEXT_LAYER && in_layer % N_TEXT_LAYER == W_UP &&
+        type != get_u32(e - ENTRY_BYTES + 96)) {
+        return fail(err, SMOL_E_FORMAT, "%s has another type than gate_proj, with which it is multiplied", name);
+    }
 
     uint64_t offset = get_u64(e + 112), size = get_u64(e + 120), rows = (uint64_t)want.n_rows;
     uint64_t wanted = want.matrix ? (rows + LANES - 1) / LANES * panel_bytes((int)type, want.n_cols) : rows * n_cols * 4;

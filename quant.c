@@ -28,10 +28,11 @@ uint64_t panel_bytes(int type, int n_cols) {
     return q8_panel_bytes(Q4_BLOCK / 2, blocks_of(n_cols, Q4_BLOCK));
 }
 
-static Strip strip_of(const Matrix *w, int panel, int n_panels) {
+static Strip strip_of(const Matrix *w, int panel, int n_panels, const float *start) {
     size_t bytes = (size_t)panel_bytes(w->type, w->n_cols);
     int block = weight_block(w->type);
-    return (Strip){(const uint8_t *)w->data + (size_t)panel * bytes, bytes, n_panels, block, blocks_of(w->n_cols, block)};
+    return (Strip){(const uint8_t *)w->data + (size_t)panel * bytes, bytes, n_panels, block, blocks_of(w->n_cols, block),
+                   start};
 }
 
 const uint8_t *strip_quants(const Strip *w) { return w->panel + scale_bytes(w->n_blocks); }
@@ -48,7 +49,7 @@ void matrix_row(float *out, const Matrix *w, int row) {
         for (int c = 0; c < w->n_cols; c++) out[c] = panel[(size_t)c * LANES];
         return;
     }
-    Strip s = strip_of(w, row / LANES, 1);
+    Strip s = strip_of(w, row / LANES, 1, NULL);
     const uint8_t *quants = strip_quants(&s);
     int r = row % LANES;
     for (int c = 0; c < w->n_cols; c++) {
@@ -105,6 +106,7 @@ static void strip(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n
         size_t group = (size_t)(t / x->group), lane = (size_t)(t % x->group), at = group * x->n_scales + lane;
         const int8_t *q = x->q + group * x->q_bytes + lane * 4;
         float *out = y + (size_t)t * ldy + p * LANES;
+        memcpy(out, w->start + p * LANES, LANES * sizeof *out);
         for (int b = 0; b < w->n_blocks; b++, quants += bytes, q += (size_t)w->block * (size_t)x->group, at += (size_t)x->group) {
             int32_t sums[LANES];
             for (int r = 0; r < LANES; r++) sums[r] = x->offset[at];
@@ -186,56 +188,138 @@ static void round_input(const Kernel *kernel, int n_threads, Input *in, int bloc
 
 // ---- the product ----
 
-// Rows panel * 16 onwards of the output, one or two panels of them, starting from the bias.
-static void start_from_bias(const Product *p, int panel, int n_panels, int n_tok) {
-    int row = panel * LANES, n = p->w.bias ? p->w.n_rows - row : 0;
-    float start[2 * LANES] = {0}, *y = p->y + row;
-    if (n > 0) memcpy(start, p->w.bias + row, (size_t)(n < 2 * LANES ? n : 2 * LANES) * sizeof *start);
-    for (int t = 0; t < n_tok; t++, y += p->ldy) {  // sizes that the compiler knows
-        memcpy(y, start, LANES * sizeof *y);
-        if (n_panels == 2) memcpy(y + LANES, start + LANES, LANES * sizeof *y);
-    }
+// The outputs of a strip are computed into a tile, which stays in the cache, and go from there to where they are wanted.
+
+uint64_t tile_floats(int rows) { return (uint64_t)rows * 2 * Q8_BLOCK; }
+
+static float *tile_of(const Workers *w, int thread) { return w->tiles + (size_t)thread * (size_t)tile_floats(w->rows); }
+
+// Where the share of a thread begins; that of the next is where it ends.
+static int share(int n, int thread, int n_threads) { return (int)((int64_t)n * thread / n_threads); }
+
+// Rows from first on, which begins a group.
+static Int8Rows rows_from(const Int8Rows *x, int first) {
+    size_t group = (size_t)(first / x->group);
+    return (Int8Rows){x->q + group * x->q_bytes, x->scale + group * x->n_scales, x->offset + group * x->n_scales,
+                      x->q_bytes, x->n_scales, x->group};
 }
 
-static void multiply_strip(const Kernel *kernel, const Input *x, const Product *p, int panel, int n_panels, int n_tok) {
-    float *y = p->y + (size_t)panel * LANES;
-    start_from_bias(p, panel, n_panels, n_tok);
-    if (p->w.type == SMOL_F32X16) {
-        size_t step = (size_t)p->w.n_cols * LANES;
-        StripF32 s = {(const float *)p->w.data + (size_t)panel * step, LANES, step, n_panels, p->w.n_cols};
-        kernel->strip_f32(y, p->ldy, &s, x->x, x->ldx, n_tok);
+// One or two panels of outputs of tokens first .. first + n_tok - 1.  tile (n_tok, ld)
+static void strip_outputs(const Kernel *kernel, float *tile, size_t ld, const Matrix *w, int panel, const Input *x, int first,
+                          int n_tok) {
+    _Alignas(64) float start[2 * LANES] = {0};
+    int n = w->n_rows - panel * LANES, n_panels = n > LANES ? 2 : 1;
+    if (w->bias) memcpy(start, w->bias + panel * LANES, (size_t)(n < 2 * LANES ? n : 2 * LANES) * sizeof *start);
+    if (w->type == SMOL_F32X16) {
+        size_t step = (size_t)w->n_cols * LANES;
+        StripF32 s = {(const float *)w->data + (size_t)panel * step, LANES, step, n_panels, w->n_cols};
+        for (int t = 0; t < n_tok; t++) memcpy(tile + (size_t)t * ld, start, sizeof start);
+        kernel->strip_f32(tile, ld, &s, x->x + (size_t)first * x->ldx, x->ldx, n_tok);
         return;
     }
-    Strip s = strip_of(&p->w, panel, n_panels);
-    (p->w.type == SMOL_Q8 ? kernel->strip_q8 : kernel->strip_q4)(y, p->ldy, &s, &x->int8, n_tok);
+    Strip s = strip_of(w, panel, n_panels, start);
+    const Int8Rows rows = rows_from(&x->int8, first);
+    (w->type == SMOL_Q8 ? kernel->strip_q8 : kernel->strip_q4)(tile, ld, &s, &rows, n_tok);
 }
+
+static void multiply_strip(const Workers *w, float *tile, const Input *x, const Product *p, int panel, int n_tok) {
+    float *y = p->y + (size_t)panel * LANES;
+    int width = p->w.n_rows - panel * LANES > LANES ? 2 * LANES : LANES;
+    for (int t = 0; t < n_tok; t += w->rows) {
+        int n = n_tok - t < w->rows ? n_tok - t : w->rows;
+        strip_outputs(w->kernel, tile, 2 * LANES, &p->w, panel, x, t, n);
+        w->kernel->ops->put_rows(y + (size_t)t * p->ldy, p->ldy, tile, 2 * LANES, n, width, p->adds);
+    }
+}
+
+static int strips_of(const Matrix *w) { return (w->n_rows + 2 * LANES - 1) / (2 * LANES); }
+
+// Waking threads costs microseconds, and milliseconds on a busy machine: a small product is done sooner without. Reading
+// a weight from memory takes about as long as using it for 16 tokens.
+static int threads_for(const Workers *w, int64_t weights, int n_tok) { return weights * (n_tok + 16) < 1 << 22 ? 1 : w->n_threads; }
 
 // Products that read the input in the same form: all of a layer's do, as a rule.
-static void multiply_alike(const Kernel *kernel, int n_threads, const Input *x, const Product *products, int n_products, int n_tok) {
-    int64_t work = 0;
+static void multiply_alike(const Workers *w, const Input *x, const Product *products, int n_products, int n_tok) {
+    int64_t weights = 0;
     int n_strips = 0;
     for (int i = 0; i < n_products; i++) {
-        work += (int64_t)products[i].w.n_rows * products[i].w.n_cols * (n_tok + 16);
-        n_strips += (products[i].w.n_rows + 2 * LANES - 1) / (2 * LANES);
+        weights += (int64_t)products[i].w.n_rows * products[i].w.n_cols;
+        n_strips += strips_of(&products[i].w);
     }
-    // Waking threads costs microseconds, and milliseconds on a busy machine: a small product is done sooner without. Reading
-    // a weight from memory takes about as long as using it for 16 tokens.
-    if (work < 1 << 22) n_threads = 1;
-    (void)n_threads;  // without OpenMP
-#pragma omp parallel for num_threads(n_threads)
-    for (int s = 0; s < n_strips; s++) {
-        const Product *p = products;
-        int panel = 2 * s, n_panels;
-        for (; panel >= (n_panels = (p->w.n_rows + LANES - 1) / LANES); p++) panel -= round_up(n_panels, 2);
-        multiply_strip(kernel, x, p, panel, n_panels - panel < 2 ? 1 : 2, n_tok);
+    int n_threads = threads_for(w, weights, n_tok);
+#pragma omp parallel for num_threads(n_threads) schedule(static, 1)
+    for (int thread = 0; thread < n_threads; thread++) {
+        for (int s = share(n_strips, thread, n_threads); s < share(n_strips, thread + 1, n_threads); s++) {
+            const Product *p = products;
+            int i = s;
+            for (; i >= strips_of(&p->w); p++) i -= strips_of(&p->w);
+            multiply_strip(w, tile_of(w, thread), x, p, 2 * i, n_tok);
+        }
     }
 }
 
-void multiply(const Kernel *kernel, int n_threads, Input *x, const Product *products, int n_products, int n_tok) {
+// The input in the form that weights of this type want.
+static void prepare(const Workers *w, Input *x, int type, int n_tok) {
+    if (type != SMOL_F32X16 && x->block != weight_block(type)) round_input(w->kernel, w->n_threads, x, weight_block(type), n_tok);
+}
+
+void multiply(const Workers *w, Input *x, const Product *products, int n_products, int n_tok) {
     for (int i = 0, n; i < n_products; i += n) {
         int type = products[i].w.type;
         for (n = 1; i + n < n_products && products[i + n].w.type == type; n++) {}
-        if (type != SMOL_F32X16 && x->block != weight_block(type)) round_input(kernel, n_threads, x, weight_block(type), n_tok);
-        multiply_alike(kernel, n_threads, x, products + i, n, n_tok);
+        prepare(w, x, type, n_tok);
+        multiply_alike(w, x, products + i, n, n_tok);
+    }
+}
+
+// ---- two products with the activation function between them ----
+
+// Q8_BLOCK columns of outputs, of which n are there.  tile (n_tok, Q8_BLOCK)
+static void block_outputs(const Kernel *kernel, float *tile, const Matrix *w, int column, int n, const Input *x, int first, int n_tok) {
+    if (n < Q8_BLOCK) memset(tile, 0, (size_t)n_tok * Q8_BLOCK * sizeof *tile);
+    for (int c = 0; c < n; c += 2 * LANES) strip_outputs(kernel, tile + c, Q8_BLOCK, w, (column + c) / LANES, x, first, n_tok);
+}
+
+// Columns of a tile become those of h, from token first on.
+static void put_activated(const Kernel *kernel, const Input *h, int column, int n, const float *tile, int first, int n_tok) {
+    Int8Rows to = rows_from(&h->int8, first);
+    size_t at = (size_t)(column * to.group);
+    for (int t = 0; !h->block && t < n_tok; t++) {
+        memcpy((float *)h->x + (size_t)(first + t) * h->ldx + column, tile + t * Q8_BLOCK, (size_t)n * sizeof *tile);
+    }
+    if (!h->block) return;
+    to.q += at, to.scale += at / (size_t)h->block, to.offset += at / (size_t)h->block;
+    for (int t = 0; t < n_tok; t++) kernel->ops->quantise(&to, t, tile + t * Q8_BLOCK, n, h->block);
+}
+
+// Columns of h, in turn for all tokens, who are as many at a time as a tile has rows.
+static void activate_columns(const Workers *w, float *tile, const Input *x, const Matrix *gate, const Matrix *up, int column,
+                             const Input *h, int n_tok) {
+    const VectorOps *ops = w->kernel->ops;
+    float *factor = tile + (size_t)w->rows * Q8_BLOCK;
+    int width = gate->n_rows - column < Q8_BLOCK ? gate->n_rows - column : Q8_BLOCK;
+    for (int t = 0; t < n_tok; t += w->rows) {
+        int n = n_tok - t < w->rows ? n_tok - t : w->rows;
+        block_outputs(w->kernel, tile, gate, column, width, x, t, n);
+        if (up) {
+            block_outputs(w->kernel, factor, up, column, width, x, t, n);
+            ops->silu_multiply(tile, factor, n * Q8_BLOCK);
+        } else {
+            ops->gelu_tanh(tile, n * Q8_BLOCK);
+        }
+        put_activated(w->kernel, h, column, width, tile, t, n);
+    }
+}
+
+void multiply_activated(const Workers *w, Input *x, const Matrix *gate, const Matrix *up, Input *h, int next_type, int n_tok) {
+    int n_blocks = blocks_of(gate->n_rows, Q8_BLOCK);
+    int n_threads = threads_for(w, (int64_t)gate->n_rows * gate->n_cols * (up ? 2 : 1), n_tok);
+    prepare(w, x, gate->type, n_tok);
+    h->block = next_type == SMOL_F32X16 ? 0 : weight_block(next_type);
+#pragma omp parallel for num_threads(n_threads) schedule(static, 1)
+    for (int thread = 0; thread < n_threads; thread++) {
+        for (int b = share(n_blocks, thread, n_threads); b < share(n_blocks, thread + 1, n_threads); b++) {
+            activate_columns(w, tile_of(w, thread), x, gate, up, b * Q8_BLOCK, h, n_tok);
+        }
     }
 }

@@ -294,7 +294,29 @@ TARGET static void pack_q8(uint16_t *scales, uint8_t *quants, const float *x, in
     }
 }
 
-static const VectorOps vector_ops = {rmsnorm, layernorm, softmax,      gelu_tanh, silu_multiply,
-                                     quantise, softmax_int8, pack_q8, widen,     narrow};
+// ---- tiles ----
+
+// Rows of a tile begin with the strip's start.
+TARGET static inline void start_rows(float *y, size_t ldy, const float *start, int n_rows) {
+    for (int i = 0; i < n_rows; i++) memcpy(y + (size_t)i * ldy, start, 2 * LANES * sizeof *y);
+}
+
+TARGET static inline void put_row(float *y, const float *x, int n, int adds) {
+    for (int i = 0; i < n; i++) y[i] = adds ? y[i] + x[i] : x[i];
+}
+
+// y = tile, or y += tile: n_rows of n columns, n being one panel or two.
+TARGET static void put_rows(float *y, size_t ldy, const float *tile, size_t ld, int n_rows, int n, int adds) {
+    for (int i = 0; i < n_rows; i++, y += ldy, tile += ld) {
+        if (n == 2 * LANES) {  // sizes that the compiler knows
+            put_row(y, tile, 2 * LANES, adds);
+        } else {
+            put_row(y, tile, LANES, adds);
+        }
+    }
+}
+
+static const VectorOps vector_ops = {rmsnorm,      layernorm, softmax, gelu_tanh, silu_multiply, quantise,
+                                     softmax_int8, pack_q8,   widen,   narrow,    put_rows};
 
 #endif

@@ -35,11 +35,9 @@ static void for_blocks(const Encoder *v, BlockStep *step, int layer) {
 }
 
 // One thread's product of n rows of n_cols floats.
-static void product(const Encoder *v, const VisionRoom *room, float *y, int ldy, const float *x, int ldx, int n_cols, int weight,
-                    int n) {
+static void product(const VisionRoom *room, Product p, const float *x, int ldx, int n_cols, int n) {
     Input in = input_of(x, ldx, n_cols, room->int8, n);
-    Product p = engine_product(v->e, y, ldy, weight, weight + 1);
-    multiply(v->e->kernel, 1, &in, &p, 1, n);
+    multiply(&room->alone, &in, &p, 1, n);
 }
 
 // ---- patches ----
@@ -61,7 +59,8 @@ static void embed_block(const Encoder *v, int layer, int first, int n, const Vis
     const float *pos_emb = engine_vector(e, e->at.pos_emb);  // (n_patch, v_dim)
     (void)layer;
     for (int i = 0; i < n; i++) patch_row(v, row_of(room->in, i, width), first + i);
-    product(v, room, row_of(e->vx, first, v->ld), v->ld, room->in, width, width, e->at.patch_w, n);
+    Product p = engine_product(e, row_of(e->vx, first, v->ld), v->ld, e->at.patch_w, e->at.patch_w + 1);
+    product(room, p, room->in, width, width, n);
     for (int i = first; i < first + n; i++) add(row_of(e->vx, i, v->ld), pos_emb + (size_t)i * (size_t)v->c->v_dim, v->c->v_dim);
 }
 
@@ -84,7 +83,7 @@ static void project_qkv(const Encoder *v, int layer, int first, int n, const Vis
     const Product qkv[] = {engine_product(e, row_of(e->vq, first, v->ld), v->ld, layer + VQ_W, layer + VQ_B),
                            engine_product(e, room->a, v->ld, layer + VK_W, layer + VK_B),
                            engine_product(e, room->b, v->ld, layer + VV_W, layer + VV_B)};
-    multiply(e->kernel, 1, &in, qkv, 3, n);
+    multiply(&room->alone, &in, qkv, 3, n);
     if (v->c->weight_type != WEIGHTS_F32) {
         int8_kv_store(e->kernel, &e->vkv8, first, n, room->a, room->b, (size_t)v->ld);
         return;
@@ -92,23 +91,28 @@ static void project_qkv(const Encoder *v, int layer, int first, int n, const Vis
     for (int i = 0; i < n; i++) kv_store(e->kernel, &e->vkv, first + i, row_of(room->a, i, v->ld), row_of(room->b, i, v->ld));
 }
 
+// The product that is added to x from patch first on.
+static Product added(const Encoder *v, int weight, int first) {
+    Product p = engine_product(v->e, row_of(v->e->vx, first, v->ld), v->ld, weight, weight + 1);
+    p.adds = 1;
+    return p;
+}
+
 // x += fc2(gelu(fc1(LN2(x))))
 static void add_mlp(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
-    SmolEngine *e = v->e;
-    int d = v->c->v_dim, hidden = round_up(v->c->v_hidden_dim, LANES);
+    int hidden = v->c->v_hidden_dim;
+    Matrix fc1 = engine_matrix(v->e, layer + FC1_W, layer + FC1_B);
+    Product fc2 = added(v, layer + FC2_W, first);
     normalise(v, layer + LN2_W, first, n, room);
-    product(v, room, room->h, hidden, room->in, v->ld, d, layer + FC1_W, n);
-    for (int i = 0; i < n; i++) e->kernel->ops->gelu_tanh(row_of(room->h, i, hidden), v->c->v_hidden_dim);
-    product(v, room, room->a, v->ld, room->h, hidden, v->c->v_hidden_dim, layer + FC2_W, n);
-    for (int i = 0; i < n; i++) add(row_of(e->vx, first + i, v->ld), row_of(room->a, i, v->ld), d);
+    Input in = input_of(room->in, v->ld, v->c->v_dim, room->int8, n), h = input_of(room->h, hidden, hidden, room->int8_h, n);
+    multiply_activated(&room->alone, &in, &fc1, NULL, &h, fc2.w.type, n);
+    multiply(&room->alone, &h, &fc2, 1, n);
 }
 
 // x += out(attention); x += mlp(LN2(x))
 static void project_out_mlp(const Encoder *v, int layer, int first, int n, const VisionRoom *room) {
-    SmolEngine *e = v->e;
-    int d = v->c->v_dim, most = mlp_rows(&e->limits);
-    product(v, room, room->a, v->ld, row_of(e->vq, first, v->ld), v->ld, d, layer + VO_W, n);
-    for (int i = 0; i < n; i++) add(row_of(e->vx, first + i, v->ld), row_of(room->a, i, v->ld), d);
+    int most = mlp_rows(&v->e->limits);
+    product(room, added(v, layer + VO_W, first), row_of(v->e->vq, first, v->ld), v->ld, v->c->v_dim, n);
     for (int i = 0; i < n; i += most) add_mlp(v, layer, first + i, n - i < most ? n - i : most, room);
 }
 
@@ -151,7 +155,7 @@ static void connect(const Encoder *v, float *features) {
     for (int i = 0; i < n; i++) shuffle_row(v, row_of(e->vq, i, width), i);
     Input in = input_of(e->vq, width, width, e->shuffled, n);
     Product p = engine_product(e, e->vy, ld, e->at.connector, -1);
-    multiply(e->kernel, e->limits.n_threads, &in, &p, 1, n);
+    multiply(&e->workers, &in, &p, 1, n);
     for (int i = 0; i < n; i++) memcpy(row_of(features, i, dim), row_of(e->vy, i, ld), (size_t)dim * sizeof *features);
     engine_trace(e, "model.connector", -1, features, n, dim, dim);
 }

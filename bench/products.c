@@ -24,7 +24,7 @@ static void products(Work *w, int weight, int n_weights, int has_bias, int n) {
         w->macs += (double)m.n_rows * m.n_cols * n;
     }
     Input in = input_of(w->x, round_up(p->w.n_cols, LANES), p->w.n_cols, w->int8, n);
-    multiply(w->e->kernel, w->e->limits.n_threads, &in, p, n_weights, n);
+    multiply(&w->e->workers, &in, p, n_weights, n);
 }
 
 static int block(int first, int n) { return n - first < VISION_BLOCK ? n - first : VISION_BLOCK; }

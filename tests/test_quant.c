@@ -114,13 +114,14 @@ static Int8Rows random_rows(const Case *c) {
     return x;
 }
 
-// y[t][r] = fmaf(w_scale * x_scale, (float)isum, y[t][r]), block after block.
-static void strip_definition(float *y, size_t ldy, const Case *c, const uint8_t *panels, const Int8Rows *x) {
+// y[t][r] = start[r], then fmaf(w_scale * x_scale, (float)isum, y[t][r]), block after block.
+static void strip_definition(float *y, size_t ldy, const Case *c, const uint8_t *panels, const float *start, const Int8Rows *x) {
     size_t size = panel_size(c->type, c->block, c->n_blocks);
     for (int t = 0; t < c->n_tok; t++) {
         for (int r = 0; r < 16 * c->n_panels; r++) {
             const uint8_t *panel = panels + (size_t)(r / 16) * size;
             float *out = y + (size_t)t * ldy + r;
+            *out = start[r];
             for (int b = 0; b < c->n_blocks; b++) {
                 int32_t sum = 0;
                 for (int i = b * c->block; i < (b + 1) * c->block; i++) {
@@ -133,20 +134,36 @@ static void strip_definition(float *y, size_t ldy, const Case *c, const uint8_t 
     }
 }
 
-// All kernels on one random case; what lies between the rows of the output must stay as it was.
+static float *aligned_floats(size_t n) {
+    float *x = aligned_alloc(64, (n * sizeof *x + 63) / 64 * 64);
+    if (!x) exit(2);
+    return x;
+}
+
+// Makes those places of a tile that a kernel may use as it likes equal to what is wanted.
+static void forget_waste(float *y, const float *want, size_t ldy, const Case *c, int n_rows) {
+    for (int t = 0; t < n_rows; t++) {
+        size_t from = (size_t)t * ldy + (t < c->n_tok ? 16 * (size_t)c->n_panels : 0), end = (size_t)t * ldy + 32;
+        memcpy(y + from, want + from, (end - from) * sizeof *y);
+    }
+}
+
+// All kernels on one random case; what lies between the rows of the tile must stay as it was.
 static void check_strip(Case c) {
-    size_t size = panel_size(c.type, c.block, c.n_blocks), ldy = (size_t)(16 * c.n_panels + random_below(5));
-    size_t n_y = (size_t)(c.n_tok - 1) * ldy + 16 * (size_t)c.n_panels;
-    uint8_t *panels = random_panels(c.type, c.block, c.n_blocks, c.n_panels, c.extreme);
     Int8Rows x = random_rows(&c);
-    float *start = random_floats(n_y, c.extreme), *want = malloc(n_y * sizeof *want), *y = malloc(n_y * sizeof *y);
-    memcpy(want, start, n_y * sizeof *y);
-    strip_definition(want, ldy, &c, panels, &x);
+    int n_rows = (c.n_tok + x.group - 1) / x.group * x.group;
+    size_t size = panel_size(c.type, c.block, c.n_blocks), ldy = (size_t)(32 + 16 * random_below(3));
+    size_t n_y = (size_t)(n_rows - 1) * ldy + 32;
+    uint8_t *panels = random_panels(c.type, c.block, c.n_blocks, c.n_panels, c.extreme);
+    float *start = random_floats(32, c.extreme), *before = random_floats(n_y, 0), *want = aligned_floats(n_y), *y = aligned_floats(n_y);
+    memcpy(want, before, n_y * sizeof *y);
+    strip_definition(want, ldy, &c, panels, start, &x);
     for (int i = 0; smol_kernel(i); i++) {
         const Kernel *kernel = kernel_find(smol_kernel(i));
-        const Strip strip = {panels, size, c.n_panels, c.block, c.n_blocks};
-        memcpy(y, start, n_y * sizeof *y);
+        const Strip strip = {panels, size, c.n_panels, c.block, c.n_blocks, start};
+        memcpy(y, before, n_y * sizeof *y);
         (c.type == SMOL_Q8 ? kernel->strip_q8 : kernel->strip_q4)(y, ldy, &strip, &x, c.n_tok);
+        forget_waste(y, want, ldy, &c, n_rows);
         CHECK(same_floats(y, want, n_y), "kernel %s, Q%d, %d blocks of %d, %d panels, %d tokens, extreme %d", kernel->name,
               c.type == SMOL_Q8 ? 8 : 4, c.n_blocks, c.block, c.n_panels, c.n_tok, c.extreme);
     }
@@ -155,6 +172,7 @@ static void check_strip(Case c) {
     free(x.scale);
     free(x.offset);
     free(start);
+    free(before);
     free(want);
     free(y);
 }
@@ -296,14 +314,17 @@ static void check_multiply(int n_cols, int most_rows, int n_tok, int n_some) {
     enum { N = 4 };
     static const int types[] = {SMOL_Q8, SMOL_Q4, SMOL_F32X16}, threads[] = {1, 2, 3, 8};
     Product products[N];
+    float *before[N], *tiles = aligned_floats((size_t)(8 * tile_floats(16)));
     int n_products = 1 + random_below(N), good = 1;
     size_t ldx = (size_t)(n_cols + random_below(4));
     float *x = random_floats((size_t)n_tok * ldx, 0);
     for (int i = 0; i < n_tok; i++) memset(x + (size_t)i * ldx, 0, (size_t)(random_below(3) ? 0 : n_cols / 2) * sizeof *x);
     for (int i = 0; i < n_products; i++) {
         int n_rows = most_rows - random_below(20);
-        products[i] = (Product){random_matrix(types[random_below(3)], n_rows, n_cols), NULL, (size_t)(round_up(n_rows, 16) + random_below(3))};
-        products[i].y = random_floats((size_t)n_tok * products[i].ldy, 0);
+        products[i] = (Product){random_matrix(types[random_below(3)], n_rows, n_cols), NULL,
+                                (size_t)(round_up(n_rows, 16) + random_below(3)), random_below(2)};
+        products[i].y = malloc((size_t)n_tok * products[i].ldy * sizeof(float));
+        before[i] = random_floats((size_t)n_tok * products[i].ldy, 0);
     }
     size_t room_bytes = (size_t)int8_bytes(n_tok, n_cols);
     void *room = aligned_alloc(64, room_bytes);
@@ -311,11 +332,15 @@ static void check_multiply(int n_cols, int most_rows, int n_tok, int n_some) {
         for (int j = 0; j < 4; j++) {
             memset(room, 0x77, room_bytes);
             Input in = {x, ldx, n_cols, int8_rows(room, n_tok, n_cols), 0};
-            multiply(kernel_find(smol_kernel(k)), threads[j], &in, products, n_products, n_tok);
+            const Workers workers = {kernel_find(smol_kernel(k)), threads[j], 8 << random_below(2), tiles};
+            for (int i = 0; i < n_products; i++) memcpy(products[i].y, before[i], (size_t)n_tok * products[i].ldy * sizeof(float));
+            multiply(&workers, &in, products, n_products, n_tok);
             for (int i = 0; i < n_products * n_some; i++) {
                 const Product *p = &products[i % n_products];
                 int t = random_below(n_tok), r = random_below(p->w.n_rows);
-                good = good && p->y[(size_t)t * p->ldy + (size_t)r] == dot_definition(&p->w, r, x + (size_t)t * ldx);
+                size_t at = (size_t)t * p->ldy + (size_t)r;
+                float want = dot_definition(&p->w, r, x + (size_t)t * ldx);
+                good = good && p->y[at] == (p->adds ? before[i % n_products][at] + want : want);
             }
             CHECK(good, "%d products of %d columns, %d tokens, %s, %d threads", n_products, n_cols, n_tok, smol_kernel(k), threads[j]);
         }
@@ -324,9 +349,50 @@ static void check_multiply(int n_cols, int most_rows, int n_tok, int n_some) {
         free((void *)products[i].w.data);
         free((void *)products[i].w.bias);
         free(products[i].y);
+        free(before[i]);
     }
+    free(tiles);
     free(x);
     free(room);
+}
+
+// Both products of an MLP, with all kernels, against the same in single steps: outputs as floats, activation, rounding.
+static void check_activated(int n_cols, int n_rows, int n_tok, int gated) {
+    static const int types[] = {SMOL_Q8, SMOL_Q4, SMOL_F32X16}, threads[] = {1, 2, 3, 8};
+    int type = types[random_below(3)], next = types[random_below(3)], ldy = round_up(n_rows, 16);
+    Matrix gate = random_matrix(type, n_rows, n_cols), up = random_matrix(type, n_rows, n_cols);
+    size_t n_y = (size_t)n_tok * (size_t)ldy, in_bytes = (size_t)int8_bytes(n_tok, n_cols), out_bytes = (size_t)int8_bytes(n_tok, n_rows);
+    float *x = random_floats((size_t)n_tok * (size_t)n_cols, 0), *h = random_floats(n_y, 0), *tiles = aligned_floats((size_t)(8 * tile_floats(16)));
+    float *y = random_floats(n_y, 0), *factor = random_floats(n_y, 0);
+    uint8_t *room = aligned_alloc(64, in_bytes), *got = aligned_alloc(64, out_bytes), *want = aligned_alloc(64, out_bytes);
+    for (int k = 0; smol_kernel(k); k++) {
+        const Workers workers = {kernel_find(smol_kernel(k)), threads[random_below(4)], 8 << random_below(2), tiles};
+        const VectorOps *ops = workers.kernel->ops;
+        Input in = {x, (size_t)n_cols, n_cols, int8_rows(room, n_tok, n_cols), 0};
+        Input out = {h, (size_t)ldy, n_rows, int8_rows(got, n_tok, n_rows), 0};
+        Int8Rows rounded = int8_rows(want, n_tok, n_rows);
+        const Product both[] = {{gate, y, (size_t)ldy, 0}, {up, factor, (size_t)ldy, 0}};
+        memset(got, 0x55, out_bytes), memset(want, 0x55, out_bytes);
+        multiply_activated(&workers, &in, &gate, gated ? &up : NULL, &out, next, n_tok);
+        multiply(&workers, &in, both, 2, n_tok);
+        int good = 1;
+        for (int t = 0; t < n_tok; t++) {
+            float *row = y + t * ldy;
+            if (gated) ops->silu_multiply(row, factor + t * ldy, n_rows);
+            if (!gated) ops->gelu_tanh(row, n_rows);
+            if (next != SMOL_F32X16) ops->quantise(&rounded, t, row, n_rows, block_of(next));
+            good = good && (next != SMOL_F32X16 || memcmp(row, h + t * ldy, (size_t)n_rows * sizeof *h) == 0);
+        }
+        CHECK(good && memcmp(got, want, out_bytes) == 0, "%d x %d, activated, %d tokens, %s, type %d then %d, gated %d", n_rows, n_cols,
+              n_tok, smol_kernel(k), type, next, gated);
+    }
+    free((void *)gate.data), free((void *)gate.bias), free((void *)up.data), free((void *)up.bias);
+    free(x), free(h), free(tiles), free(y), free(factor), free(room), free(got), free(want);
+}
+
+static void test_activated(void) {
+    for (int round = 0; round < 100; round++) check_activated(1 + random_below(200), 1 + random_below(200), 1 + random_below(20), round % 2);
+    check_activated(700, 1000, 40, 1);  // enough for threads
 }
 
 static void test_multiply(void) {
@@ -339,5 +405,6 @@ int main(void) {
     test_floats();
     test_rows();
     test_multiply();
+    test_activated();
     return test_end("test_quant");
 }
