@@ -9,6 +9,7 @@
 # make bench    how fast this machine is with the demonstration model and with random weights of the released shapes
 # make bench-peers  the same against llama.cpp, torch and OpenVINO: see bench/README.md
 # make bench-pictures  a photo of 12 megapixels: decoding beside djpeg (Debian's libjpeg-turbo-progs), resize and cut
+# make coverage lines and branches of the engine that the C tests run, by file
 # make analyze  gcc -fanalyzer, clang-tidy and cppcheck over the engine and the program: no warnings
 # make identical  one SHA-256 over all logits from every kernel, compiler, number of threads, and processor that qemu-user has
 # make mcu      the demonstration model on two microcontrollers in qemu, compared with this machine
@@ -87,6 +88,11 @@ debug:
 test: check .venv/ready run
 	.venv/bin/python -m pytest -q tests
 
+# With gcc, whose gcov counts; not optimised, so that branches are those of the source; without threads, which would lose counts.
+coverage:
+	$(MAKE) BUILD=build/coverage CC=gcc OPENMP= CFLAGS="-O0 -g --coverage" $(TESTS:$(BUILD)/%=build/coverage/%)
+	tests/coverage.sh build/coverage $(ENGINE)
+
 analyze:
 	tests/analyze.sh $(ENGINE:%=%.c) $(PROGRAM:%=%.c)
 
@@ -154,4 +160,4 @@ windows:
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
+.PHONY: demo chat check coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean

@@ -18,7 +18,7 @@
 
 // ---- support.c: errors, memory, bytes, UTF-8 ----
 
-// Fills err and returns code. Knows %s %d %u %z (size_t) and %c; the core has no stdio.
+// Fills err and returns code. Knows %s %d %u and %z (size_t); the core has no stdio.
 int fail(SmolErr *err, int code, const char *format, ...);
 
 // The same, into a buffer of cap bytes, always terminated.

@@ -42,11 +42,6 @@ static void format_list(char *out, size_t cap, const char *format, va_list args)
             put(&t, s, strlen(s));
             break;
         }
-        case 'c': {
-            char c = (char)va_arg(args, int);
-            put(&t, &c, 1);
-            break;
-        }
         case 'd': put_signed(&t, va_arg(args, int)); break;
         case 'u': put_number(&t, va_arg(args, unsigned)); break;
         case 'z': put_number(&t, va_arg(args, size_t)); break;

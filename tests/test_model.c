@@ -115,12 +115,13 @@ static void test_plan(void) {
         CHECK(smol_plan(&model, l, note, &notes, &n, &err) == 0, "plan %zu: %s", i, err.text);
         CHECK(smol_plan(&model, l, NULL, NULL, &again, &err) == 0 && again == n, "plan %zu twice", i);
         CHECK(n % 64 == 0 && notes.n > 10 && (l->vision ? notes.total > n : notes.total == n), "plan %zu: the buffers add up", i);
-        unsigned char *exact = memory_new(n), *less = memory_new(n - 64);
+        unsigned char *exact = memory_new(n), *less = memory_new(n);
         int code = smol_start(&e, &model, l, exact, n, &err);
         CHECK(code == 0, "start %zu with what was planned: %s", i, err.text);
+        CHECK(!strcmp(smol_kernel_name(e), l->kernel ? l->kernel : smol_kernel(0)), "kernel %s", smol_kernel_name(e));
         err = blank_error();
-        code = smol_start(&e, &model, l, less, n - 64, &err);
-        CHECK(code == SMOL_E_MEMORY && is_good_error(&err, code), "start %zu with 64 bytes less", i);
+        code = smol_start(&e, &model, l, less, n - 1, &err);
+        CHECK(code == SMOL_E_MEMORY && is_good_error(&err, code), "start %zu with a byte less", i);
         free(exact);
         free(less);
     }
@@ -138,6 +139,29 @@ static void test_small_arenas(void) {
         err = blank_error();
         int code = smol_start(&e, &model, &l, m, size, &err);
         CHECK(code == SMOL_E_MEMORY && is_good_error(&err, code), "an arena of %zu of %zu bytes", size, n);
+        free(m);
+    }
+}
+
+// One byte less than the plan is refused whatever the limits are, and what is no arena, too.
+static void test_every_plan(void) {
+    SmolErr err;
+    SmolEngine *e;
+    size_t n;
+    for (int i = 0; i < 300; i++) {
+        SmolLimits l = {.context = 1 + i % model.config.max_positions, .batch = 1 + i * 7 % 40, .n_image_tokens = i % 3 * 17,
+                        .n_threads = 1 + i % 5, .vision = i % 2, .all_logits = i / 2 % 2};
+        CHECK(smol_plan(&model, &l, NULL, NULL, &n, &err) == 0, "%s", err.text);
+        unsigned char *m = memory_new(n + 64);
+        for (int at = 0; at <= 64; at += 1 + i % 9) {
+            err = blank_error();
+            int code = smol_start(&e, &model, &l, m + at, n, &err);
+            CHECK(at % 64 ? code == SMOL_E_MEMORY && is_good_error(&err, code) : code == 0, "an arena %d bytes past a multiple of 64", at);
+        }
+        err = blank_error();
+        int code = smol_start(&e, &model, &l, m, n - 1, &err);
+        CHECK(code == SMOL_E_MEMORY && is_good_error(&err, code), "limits %d with a byte less", i);
+        CHECK(smol_start(&e, &model, &l, NULL, n, &err) == SMOL_E_MEMORY && is_good_error(&err, SMOL_E_MEMORY), "no arena");
         free(m);
     }
 }
@@ -282,6 +306,13 @@ static void test_cancel(void) {
     CHECK(code == SMOL_E_CANCELLED && calls == 2 && smol_position(e) == 4, "cancelled after two batches");
     smol_rewind(e, 0);
     CHECK(smol_forward(e, ids, 8, NULL, 0, &logits, &err) == 0, "and again, to the end");
+    float *pixels = calloc((size_t)(3 * model.config.tile_size * model.config.tile_size), sizeof *pixels);
+    for (int first = 0; first < 2; first++) {
+        calls = first;
+        CHECK(smol_encode_tile(e, pixels, smol_features(e), &err) == SMOL_E_CANCELLED && calls == 2, "a tile, cancelled after a layer");
+    }
+    CHECK(smol_encode_tile(e, pixels, smol_features(e), &err) == 0, "and again, to the end");
+    free(pixels);
     free(m);
 }
 
@@ -295,6 +326,7 @@ int main(void) {
         test_digest();
         test_plan();
         test_small_arenas();
+        test_every_plan();
         test_wrong_limits();
         test_wrong_input();
         test_parts();
