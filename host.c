@@ -96,7 +96,11 @@ void host_prepare(void (*interrupted)(int)) {
 
 static void *map_file(int fd, size_t n) {
     void *map = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
-    return map == MAP_FAILED ? NULL : map;
+    if (map == MAP_FAILED) return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(map, n, MADV_HUGEPAGE);  // weights are read as fast as memory gives them: fewer addresses to look up, where Linux can
+#endif
+    return map;
 }
 
 FILE *nameless_file(const char *path) {
