@@ -5,7 +5,7 @@
 # make test     everything: sets up .venv with the pinned Python packages, then C tests and comparisons with transformers
 # make oracle   makes the golden files again from PyTorch and transformers; fails if they differ from what is committed
 # make debug    build/debug/run, with the address and undefined-behaviour sanitizers
-# make fuzz     libFuzzer on the pictures, the tokenizer and the model file, FUZZ_SECONDS each (60)
+# make fuzz     libFuzzer on the pictures, the tokenizer, the model file and records, FUZZ_SECONDS each (60)
 # make bench    how fast this machine is with the demonstration model and with random weights of the released shapes
 # make bench-peers  the same against llama.cpp, torch and OpenVINO: see bench/README.md
 # make bench-pictures  a photo of 12 megapixels: decoding beside djpeg (Debian's libjpeg-turbo-progs), resize and cut
@@ -33,7 +33,7 @@ ENGINE = support sha256 model engine \
 	quant kernels_avx2 kernels_avx512 kernels_neon ops attention attention_int8 vision decoder sampling \
 	image png jpeg bmp exif \
 	pretokenizer tokenizer template
-PROGRAM = run session answer choices chat options report stop logprobs score trace video dump png_write host
+PROGRAM = run session answer choices chat options report record json stop logprobs score trace video dump png_write host version
 TESTS = $(patsubst tests/test_%.c,$(BUILD)/test_%,$(wildcard tests/test_*.c))
 
 run: $(BUILD)/run
@@ -42,6 +42,15 @@ run: $(BUILD)/run
 $(BUILD)/%.o: %.c $(wildcard *.h)
 	@mkdir -p $(BUILD)
 	$(COMPILE) -c $< -o $@
+
+# What --version and --record call the source: LC_ALL=C sh -c 'sha256sum *.c *.h | sha256sum'
+SOURCE = $(sort $(wildcard *.c)) $(sort $(wildcard *.h))
+SHA256SUM := $(shell for tool in sha256sum 'shasum -a 256'; do $$tool /dev/null > /dev/null 2>&1 && echo $$tool && break; done)
+SOURCE_SHA256 = $(if $(SHA256SUM),$(shell $(SHA256SUM) $(SOURCE) | $(SHA256SUM) | cut -c 1-64),unknown)
+
+$(BUILD)/version.o: version.c $(SOURCE)
+	@mkdir -p $(BUILD)
+	$(COMPILE) -DSOURCE_SHA256='"$(SOURCE_SHA256)"' -c $< -o $@
 
 $(BUILD)/run: $(ENGINE:%=$(BUILD)/%.o) $(PROGRAM:%=$(BUILD)/%.o)
 	$(COMPILE) $^ $(LINK) -o $@ -lm
@@ -101,12 +110,15 @@ oracle: .venv/ready run
 
 # Needs clang. What it finds beyond tests/fuzz/corpus stays in build/fuzz/corpus.
 FUZZ_SECONDS = 60
-FUZZERS = png jpeg bmp pnm tokenizer model
+FUZZERS = png jpeg bmp pnm tokenizer model json
 
-$(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(ENGINE:%=$(BUILD)/%.o) $(wildcard tests/fuzz/*.h)
-	$(COMPILE) -fsanitize=fuzzer -I. $< $(ENGINE:%=$(BUILD)/%.o) -o $@ -lm
+FUZZED = $(ENGINE:%=$(BUILD)/%.o) $(BUILD)/json.o $(BUILD)/host.o
 
-$(BUILD)/test_fuzz: $(wildcard tests/fuzz/*.[ch])
+$(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(FUZZED) $(wildcard tests/fuzz/*.h)
+	$(COMPILE) -fsanitize=fuzzer -I. $< $(FUZZED) -o $@ -lm
+
+$(BUILD)/test_fuzz: tests/test_fuzz.c $(FUZZED) $(wildcard tests/*.h tests/fuzz/*.[ch])
+	$(COMPILE) -I. $< $(FUZZED) -o $@ -lm
 
 fuzz:
 	$(MAKE) BUILD=build/fuzz CC=clang OPENMP= $(FUZZERS:%=build/fuzz/fuzz_%) \

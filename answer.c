@@ -113,7 +113,7 @@ static void show(const Session *s, Answer *a, Utf8 *utf8, int is_end) {
         *utf8 = (Utf8){0};
     }
     if (is_end) until = a->text.n;
-    if (!s->opt.json) {
+    if (!s->opt.json && !s->replay) {
         fwrite(a->text.bytes + a->shown, 1, until - a->shown, stdout);
         flush_output();
     }
@@ -161,7 +161,7 @@ static void speak(Session *s, Answer *a, const float *logits, SmolSha256 *digest
         if (a->finish) break;
         a->ids = need(a->ids, (size_t)(a->n_ids + 1) * sizeof *a->ids, "answer");
         a->ids[a->n_ids++] = id;
-        if (s->opt.logprobs) logprobs_add(a, logits, c->vocab_size, s->opt.logprobs, id);
+        if (s->opt.logprobs || s->opt.record || s->replay) logprobs_add(a, logits, c->vocab_size, s->opt.logprobs, id);
         say(s, a, &utf8, id);
         if (a->finish) break;
         a->finish = a->n_ids == s->opt.n_tokens ? "length" : smol_position(s->engine) == s->limits.context ? "context" : NULL;
@@ -209,7 +209,9 @@ int session_answer(Session *s, Answer *a, SmolErr *err, const char **culprit) {
 
 void session_report(const Session *s, const Answer *a) {
     const char *kernel = smol_kernel_name(s->engine);
-    if (s->opt.json) {
+    if (s->replay) {
+        record_compare(s, a);
+    } else if (s->opt.json) {
         const SmolVideo *video = s->n_videos ? &s->videos[s->n_videos - 1].video : NULL;
         report_json(&s->opt, &s->model, a, s->ids, s->pictures, s->tilings, s->n_pictures, video,
                     s->engine_bytes + s->picture_bytes, kernel);

@@ -1,5 +1,5 @@
-// cli.h: what the files of the command line share: run.c, options.c, report.c, stop.c, score.c, trace.c, video.c, dump.c,
-// png_write.c, host.c, and with session.h the rest. None of this is the engine.
+// cli.h: what the files of the command line share: run.c, options.c, report.c, json.c, stop.c, score.c, trace.c, video.c,
+// dump.c, png_write.c, host.c, version.c, and with session.h the rest. None of this is the engine.
 
 #ifndef CLI_H
 #define CLI_H
@@ -18,7 +18,7 @@ typedef struct {
 } Span;
 
 typedef struct {
-    const char *model, *prompt, *system, *trace, *kernel, *video, *score, *dump_tiles, *choice_list;
+    const char *model, *prompt, *system, *trace, *kernel, *video, *score, *dump_tiles, *choice_list, *record, *replay;
     double fps;      // 0: as the video says
     int max_frames;  // 0: as the model says
     const char *images[MAX_IMAGES];
@@ -37,6 +37,16 @@ typedef struct {
 
 // Fills o from the command line. Returns -1, or the exit status if there is nothing left to do.
 int options_parse(Options *o, int argc, char **argv);
+
+// Those that an answer depends on, but for --stop, with their values as on the command line or NULL; flags are true or false.
+void options_tell(const Options *o, void (*tell)(void *user, const char *name, const char *value, int is_text), void *user);
+
+// Takes such a value, or one of --stop; 0 for what is no such option and no such value. value NULL: as if it had not been given.
+int options_take(Options *o, const char *name, const char *value, int is_text);
+
+// ---- version.c ----
+
+extern const char source_sha256[];  // of the files that the program was made from, as the Makefile says, or "unknown"
 
 // ---- host.c ----
 
@@ -62,12 +72,17 @@ typedef struct {
 } Buffer;
 
 void buffer_add(Buffer *b, const char *bytes, size_t n);
+void buffer_print(Buffer *b, const char *format, ...);  // less than 1000 bytes
 
 // A regular file is mapped where that can be; anything else, and standard input for "-", is read. NULL with err->text filled on failure.
 const uint8_t *load_file(const char *name, size_t *n, SmolErr *err);
 
 // An empty file that vanishes when it is closed, or with the program. It may need the name for a moment; NULL: any place.
 FILE *nameless_file(const char *path);
+
+// The file is there when it is whole, or the program ends. check_writable, beforehand, ends it where that cannot be.
+void check_writable(const char *path);
+void write_file(const char *path, const char *bytes, size_t n);
 
 int replace_file(const char *from, const char *to);  // what was at to goes; 0, or -1 with errno set
 int make_folder(const char *name);                   // the same
@@ -83,6 +98,8 @@ typedef struct {
 
 void utf8_add(Utf8 *u, Buffer *out, char c);
 void utf8_end(Utf8 *u, Buffer *out);
+
+int is_utf8(const char *s, size_t n);
 
 double now_ms(void);
 
@@ -197,6 +214,33 @@ double log_sum_exp(const float *logits, int n);
 
 // Notes the answer's newest token and the k most probable of the n there were.
 void logprobs_add(Answer *a, const float *logits, int n, int k, int32_t id);
+
+// ---- json.c ----
+
+enum { JSON_DEPTH = 16 };  // brackets within each other
+
+typedef enum { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonKind;
+
+typedef struct {
+    JsonKind kind;
+    int n_children;   // of an array its values; of an object its names and values, which take turns
+    size_t begin, n;  // bytes in the text; of a string those between the quotes
+    size_t end;       // the index of the first value behind this one and all that it holds
+} JsonValue;
+
+typedef struct {
+    const char *text;
+    JsonValue *values;  // in the order in which they begin: the first is the whole
+    size_t n_values;
+} Json;
+
+// values has room for n / 2 + JSON_DEPTH. A negative code with err filled for anything that is not exactly one valid value.
+int json_read(Json *j, const char *text, size_t n, JsonValue *values, SmolErr *err);
+
+size_t json_member(const Json *j, size_t object, const char *name);  // the index of its value, 0: there is none
+char *json_text(const Json *j, size_t i);  // of a string without escapes, else as it stands: to be freed
+
+void json_add_string(Buffer *b, const char *s, size_t n);  // s is UTF-8
 
 // ---- stop.c ----
 

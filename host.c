@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -180,6 +181,15 @@ void buffer_add(Buffer *b, const char *bytes, size_t n) {
     b->bytes[b->n] = 0;
 }
 
+void buffer_print(Buffer *b, const char *format, ...) {
+    char text[1000];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    buffer_add(b, text, (size_t)n);
+}
+
 // ---- files ----
 
 static const uint8_t *no_file(SmolErr *err, const char *why) {
@@ -235,6 +245,38 @@ const uint8_t *load_file(const char *name, size_t *n, SmolErr *err) {
     return bytes;
 }
 
+// Opens what is to become a file, under a name of its own. Neither a device nor a folder is to be replaced.
+static FILE *begin_file(const char *path, char **unfinished) {
+    size_t n_path = strlen(path) + sizeof ".tmp";
+    struct stat info;
+    *unfinished = need(NULL, n_path, "file name");
+    snprintf(*unfinished, n_path, "%s.tmp", path);
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode)) die(path, "is no regular file, and would be replaced");
+    FILE *f = fopen(*unfinished, "wb");
+    if (!f) die(path, strerror(errno));
+    return f;
+}
+
+void check_writable(const char *path) {
+    char *unfinished;
+    fclose(begin_file(path, &unfinished));
+    remove(unfinished);
+    free(unfinished);
+}
+
+void write_file(const char *path, const char *bytes, size_t n) {
+    char *unfinished;
+    FILE *f = begin_file(path, &unfinished);
+    int good = fwrite(bytes, 1, n, f) == n, why = errno;
+    if (fclose(f) && good) good = 0, why = errno;
+    if (good && replace_file(unfinished, path)) good = 0, why = errno;
+    if (!good) {
+        remove(unfinished);
+        die(path, strerror(why));
+    }
+    free(unfinished);
+}
+
 int read_line(Buffer *line) {
     int c;
     line->n = 0;
@@ -283,4 +325,18 @@ void utf8_add(Utf8 *u, Buffer *out, char c) {
         buffer_add(out, u->held, (size_t)u->n);
         u->n = 0;
     }
+}
+
+// Character by character: a valid one has all its bytes.
+int is_utf8(const char *s, size_t n) {
+    for (size_t i = 0; i < n;) {
+        int length = utf8_length((unsigned char)s[i]);
+        if (length == 0 || (size_t)length > n - i) return 0;
+        if (length > 1 && !second_byte_fits((unsigned char)s[i], (unsigned char)s[i + 1])) return 0;
+        for (int k = 1; k < length; k++) {
+            if (((unsigned char)s[i + (size_t)k] & 0xc0) != 0x80) return 0;
+        }
+        i += (size_t)length;
+    }
+    return 1;
 }

@@ -48,6 +48,8 @@ static const char help[] =
     "      --json            one JSON object for each answer instead of streamed text\n"
     "      --tokenize        print the prompt's token ids and stop\n"
     "      --score FILE      how well the model predicts a text: perplexity in windows of 512 tokens (-c), as JSON, and stop\n"
+    "      --record FILE     the answer and all that it depends on, as JSON\n"
+    "      --replay FILE     answer as this record says: \"equal\", or where it first differs, and exit status 1\n"
     "      --trace FILE      every stage's tensors as a safetensors file\n"
     "      --dump-tiles DIR  every tile as a PNG in this folder, and how they lie in the picture\n"
     "      --plan            print every buffer and the total, and stop\n"
@@ -113,44 +115,47 @@ typedef enum { FLAG, TEXT, COUNT, REAL, IMAGE, VIDEO, STOP, RATE, SEED } Kind;
 typedef struct {
     const char *name, *letter;
     Kind kind;
+    int is_recorded;   // the answer depends on it
     size_t field;      // of Options
     int least;         // COUNT and REAL: the smallest number allowed
     float most;        // REAL: the largest
 } Option;
 
 static const Option options[] = {
-    {"--image", "-i", IMAGE, 0, 0, 0},
-    {"--video", "-v", VIDEO, 0, 0, 0},
-    {"--fps", NULL, RATE, 0, 0, 0},
-    {"--max-frames", NULL, COUNT, offsetof(Options, max_frames), 1, 0},
-    {"--system", "-s", TEXT, offsetof(Options, system), 0, 0},
-    {"--no-tiling", NULL, FLAG, offsetof(Options, no_tiling), 0, 0},
-    {"--max-tiles", NULL, COUNT, offsetof(Options, max_tiles), 1, 0},
-    {"--raw", NULL, FLAG, offsetof(Options, raw), 0, 0},
-    {"--special", NULL, FLAG, offsetof(Options, special), 0, 0},
-    {"--tokens", "-n", COUNT, offsetof(Options, n_tokens), 1, 0},
-    {"--temperature", "-t", REAL, offsetof(Options, temperature), 0, 100},
-    {"--top-p", NULL, REAL, offsetof(Options, top_p), 0, 1},
-    {"--top-k", NULL, COUNT, offsetof(Options, top_k), 0, 0},
-    {"--min-p", NULL, REAL, offsetof(Options, min_p), 0, 1},
-    {"--repeat-penalty", NULL, REAL, offsetof(Options, repeat_penalty), 1, 100},
-    {"--seed", NULL, SEED, 0, 0, 0},
-    {"--stop", NULL, STOP, 0, 0, 0},
-    {"--choices", NULL, TEXT, offsetof(Options, choice_list), 0, 0},
-    {"--logprobs", NULL, COUNT, offsetof(Options, logprobs), 1, 0},
-    {"--context", "-c", COUNT, offsetof(Options, context), 1, 0},
-    {"--threads", "-j", COUNT, offsetof(Options, threads), 1, 0},
-    {"--kernel", NULL, TEXT, offsetof(Options, kernel), 0, 0},
-    {"--kernels", NULL, FLAG, offsetof(Options, list_kernels), 0, 0},
-    {"--timings", "-V", FLAG, offsetof(Options, timings), 0, 0},
-    {"--json", NULL, FLAG, offsetof(Options, json), 0, 0},
-    {"--tokenize", NULL, FLAG, offsetof(Options, tokenize), 0, 0},
-    {"--score", NULL, TEXT, offsetof(Options, score), 0, 0},
-    {"--trace", NULL, TEXT, offsetof(Options, trace), 0, 0},
-    {"--dump-tiles", NULL, TEXT, offsetof(Options, dump_tiles), 0, 0},
-    {"--plan", NULL, FLAG, offsetof(Options, plan), 0, 0},
-    {"--info", NULL, FLAG, offsetof(Options, info), 0, 0},
-    {"--verify", NULL, FLAG, offsetof(Options, verify), 0, 0},
+    {"--image", "-i", IMAGE, 0, 0, 0, 0},
+    {"--video", "-v", VIDEO, 0, 0, 0, 0},
+    {"--fps", NULL, RATE, 0, 0, 0, 0},
+    {"--max-frames", NULL, COUNT, 0, offsetof(Options, max_frames), 1, 0},
+    {"--system", "-s", TEXT, 1, offsetof(Options, system), 0, 0},
+    {"--no-tiling", NULL, FLAG, 1, offsetof(Options, no_tiling), 0, 0},
+    {"--max-tiles", NULL, COUNT, 1, offsetof(Options, max_tiles), 1, 0},
+    {"--raw", NULL, FLAG, 1, offsetof(Options, raw), 0, 0},
+    {"--special", NULL, FLAG, 1, offsetof(Options, special), 0, 0},
+    {"--tokens", "-n", COUNT, 1, offsetof(Options, n_tokens), 1, 0},
+    {"--temperature", "-t", REAL, 1, offsetof(Options, temperature), 0, 100},
+    {"--top-p", NULL, REAL, 1, offsetof(Options, top_p), 0, 1},
+    {"--top-k", NULL, COUNT, 1, offsetof(Options, top_k), 0, 0},
+    {"--min-p", NULL, REAL, 1, offsetof(Options, min_p), 0, 1},
+    {"--repeat-penalty", NULL, REAL, 1, offsetof(Options, repeat_penalty), 1, 100},
+    {"--seed", NULL, SEED, 1, 0, 0, 0},
+    {"--stop", NULL, STOP, 1, 0, 0, 0},
+    {"--choices", NULL, TEXT, 0, offsetof(Options, choice_list), 0, 0},
+    {"--logprobs", NULL, COUNT, 0, offsetof(Options, logprobs), 1, 0},
+    {"--context", "-c", COUNT, 1, offsetof(Options, context), 1, 0},
+    {"--threads", "-j", COUNT, 0, offsetof(Options, threads), 1, 0},
+    {"--kernel", NULL, TEXT, 0, offsetof(Options, kernel), 0, 0},
+    {"--kernels", NULL, FLAG, 0, offsetof(Options, list_kernels), 0, 0},
+    {"--timings", "-V", FLAG, 0, offsetof(Options, timings), 0, 0},
+    {"--json", NULL, FLAG, 0, offsetof(Options, json), 0, 0},
+    {"--tokenize", NULL, FLAG, 0, offsetof(Options, tokenize), 0, 0},
+    {"--score", NULL, TEXT, 0, offsetof(Options, score), 0, 0},
+    {"--trace", NULL, TEXT, 0, offsetof(Options, trace), 0, 0},
+    {"--dump-tiles", NULL, TEXT, 0, offsetof(Options, dump_tiles), 0, 0},
+    {"--record", NULL, TEXT, 0, offsetof(Options, record), 0, 0},
+    {"--replay", NULL, TEXT, 0, offsetof(Options, replay), 0, 0},
+    {"--plan", NULL, FLAG, 0, offsetof(Options, plan), 0, 0},
+    {"--info", NULL, FLAG, 0, offsetof(Options, info), 0, 0},
+    {"--verify", NULL, FLAG, 0, offsetof(Options, verify), 0, 0},
 };
 
 static const Option *find_option(const char *word) {
@@ -170,10 +175,10 @@ static int add_image(Options *o, const char *name) {
     return 0;
 }
 
-// One that begins within a character would cut it in two.
+// One that begins or ends within a character would cut it in two.
 static int add_stop(Options *o, const char *text) {
     if (o->n_stops == MAX_STOPS) return usage_error("too many texts to stop at, the most is ", "16");
-    if (!*text || ((unsigned char)*text & 0xc0) == 0x80) return usage_error("--stop wants a text in UTF-8", "");
+    if (!*text || !is_utf8(text, strlen(text))) return usage_error("--stop wants a text in UTF-8", "");
     o->stops[o->n_stops++] = text;
     return 0;
 }
@@ -184,27 +189,31 @@ static int bad_number(const char *name, const char *wanted, const char *value) {
     return usage_error(message, "");
 }
 
+// 0 for what is no number or out of range.
+static int take_number(Options *all, const Option *o, const char *value) {
+    void *field = (char *)all + o->field;
+    if (o->kind == RATE) return parse_rate(value, &all->fps);
+    if (o->kind == SEED) return parse_seed(value, &all->seed);
+    if (o->kind == REAL) return parse_float(value, (float)o->least, o->most, field);
+    return o->kind == COUNT && parse_int(value, o->least, INT32_MAX, field);
+}
+
 // Takes the value that stands behind an option's name on the command line. Returns 0, or 2 after a message.
 static int take_value(Options *all, const Option *o, const char *name, const char *value) {
-    void *field = (char *)all + o->field;
-    char wanted[64];
+    char wanted[64] = "a whole number of at least 0";
     switch (o->kind) {
-    case TEXT: *(const char **)field = value; return 0;
+    case TEXT: *(const char **)((char *)all + o->field) = value; return 0;
     case IMAGE: return add_image(all, value);
     case STOP: return add_stop(all, value);
     case VIDEO:
         if (all->video) return usage_error("a question has one video, not also ", value);
         all->video = value;
         return 0;
-    case RATE: return parse_rate(value, &all->fps) ? 0 : bad_number(name, "a number from 0.001 to 1000000", value);
-    case SEED: return parse_seed(value, &all->seed) ? 0 : bad_number(name, "a whole number of at least 0", value);
-    case REAL:
-        snprintf(wanted, sizeof wanted, "a number from %d to %g", o->least, (double)o->most);
-        return parse_float(value, (float)o->least, o->most, field) ? 0 : bad_number(name, wanted, value);
-    default:
-        snprintf(wanted, sizeof wanted, "a whole number of at least %d", o->least);
-        return parse_int(value, o->least, INT32_MAX, field) ? 0 : bad_number(name, wanted, value);
+    case RATE: snprintf(wanted, sizeof wanted, "a number from 0.001 to 1000000"); break;
+    case REAL: snprintf(wanted, sizeof wanted, "a number from %d to %g", o->least, (double)o->most); break;
+    default: snprintf(wanted, sizeof wanted, "a whole number of at least %d", o->least);
     }
+    return take_number(all, o, value) ? 0 : bad_number(name, wanted, value);
 }
 
 static int check_video(const Options *o) {
@@ -255,6 +264,9 @@ static int check_together(Options *o) {
     if (o->json && (o->info || o->verify || o->plan)) return usage_error("--info, --verify and --plan have no JSON", "");
     if (o->trace && (o->plan || o->tokenize || o->score)) return usage_error("--plan, --tokenize and --score have no trace", "");
     if (o->dump_tiles && (alone || o->plan || o->tokenize)) return usage_error("--dump-tiles wants an answer or a chat", "");
+    if (o->record && (alone || o->plan || o->tokenize || !o->prompt || o->video || o->choice_list)) {
+        return usage_error("--record wants a PROMPT and its answer, without a video or --choices", "");
+    }
     if (o->dump_tiles && o->prompt && !o->n_images && !o->video) {
         return usage_error("--dump-tiles goes with --image or --video", "");
     }
@@ -290,12 +302,30 @@ static int take_word(Options *o, const char *word) {
     return 0;
 }
 
+// What is not the record's to say.
+static int goes_with_replay(const Option *o) {
+    static const char *const names[] = {"--replay", "--image", "--threads", "--kernel", "--timings"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!strcmp(o->name, names[i])) return 1;
+    }
+    return 0;
+}
+
+static int check_replay(const Options *o, const char *other) {
+    if (!o->model) return usage_error("no MODEL given", "");
+    if (o->prompt) return usage_error("--replay has the record's prompt, so it takes no other", "");
+    if (other) return usage_error("--replay does as the record says, and does not go with ", other);
+    return -1;
+}
+
 int options_parse(Options *o, int argc, char **argv) {
     *o = (Options){.n_tokens = 256, .top_p = 1, .repeat_penalty = 1, .threads = n_processors()};
     int only_words = 0, bad = 0;  // only words: after --
+    const char *other = NULL;     // an option that does not go with --replay
     for (int i = 1; i < argc && !bad; i++) {
         const char *word = argv[i];
         const Option *option = find_option(word);
+        if (option && !only_words && !goes_with_replay(option)) other = word;
         if (only_words || word[0] != '-' || !word[1]) {
             bad = take_word(o, word);
         } else if (!strcmp(word, "--")) {
@@ -303,7 +333,7 @@ int options_parse(Options *o, int argc, char **argv) {
         } else if (!strcmp(word, "-h") || !strcmp(word, "--help")) {
             return fputs(help, stdout) < 0;
         } else if (!strcmp(word, "--version")) {
-            return puts("smol " SMOL_VERSION) < 0;
+            return printf("smol " SMOL_VERSION ", source sha256 %s\n", source_sha256) < 0;
         } else if (!option) {
             bad = usage_error("unknown option ", word);
         } else if (option->kind == FLAG) {
@@ -314,5 +344,37 @@ int options_parse(Options *o, int argc, char **argv) {
             bad = take_value(o, option, word, argv[++i]);
         }
     }
-    return bad ? bad : o->list_kernels ? -1 : check_together(o);
+    return bad ? bad : o->list_kernels ? -1 : o->replay ? check_replay(o, other) : check_together(o);
+}
+
+// ---- options in a record, by their names without the dashes ----
+
+void options_tell(const Options *all, void (*tell)(void *user, const char *name, const char *value, int is_text), void *user) {
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        const Option *o = &options[i];
+        const void *field = (const char *)all + o->field;
+        char number[32];
+        if (!o->is_recorded || o->kind == STOP) continue;
+        const char *value = o->kind == TEXT ? *(const char *const *)field : number;
+        if (o->kind == FLAG) value = *(const int *)field ? "true" : "false";
+        else if (o->kind == SEED) snprintf(number, sizeof number, "%llu", (unsigned long long)all->seed);
+        else if (o->kind == REAL) snprintf(number, sizeof number, "%.9g", (double)*(const float *)field);
+        else if (o->kind == COUNT && *(const int *)field < o->least) value = NULL;  // not given
+        else if (o->kind == COUNT) snprintf(number, sizeof number, "%d", *(const int *)field);
+        tell(user, o->name + 2, value, o->kind == TEXT);
+    }
+}
+
+int options_take(Options *all, const char *name, const char *value, int is_text) {
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        const Option *o = &options[i];
+        if (!o->is_recorded || strcmp(o->name + 2, name) != 0) continue;
+        if (!value) return 1;
+        if (is_text != (o->kind == TEXT || o->kind == STOP)) return 0;
+        if (is_text) return take_value(all, o, o->name, value) == 0;
+        if (o->kind != FLAG) return take_number(all, o, value);
+        *(int *)((char *)all + o->field) = !strcmp(value, "true");
+        return !strcmp(value, "true") || !strcmp(value, "false");
+    }
+    return 0;
 }

@@ -29,6 +29,7 @@ static int ask_once(Session *s) {
     Answer a;
     const char *culprit = NULL;
     add_inputs(s);
+    if (s->replay) record_check_pictures(s);
     add_question(s, s->opt.prompt, strlen(s->opt.prompt));
     if (session_tokenize(s, &err)) die(NULL, err.text);
     if (s->opt.tokenize) {
@@ -44,9 +45,12 @@ static int ask_once(Session *s) {
     }
     if (session_start(s, &err)) die(NULL, err.text);
     if (session_answer(s, &a, &err, &culprit)) die(culprit, err.text);
+    int is_whole = strcmp(a.finish, "interrupted") != 0;
+    if (s->replay && !is_whole) return 130;
     session_report(s, &a);
     if (s->trace) trace_close(s->trace);
-    return strcmp(a.finish, "interrupted") ? 0 : 130;
+    if (s->opt.record && is_whole) record_write(s, &a);
+    return is_whole ? 0 : 130;
 }
 
 // ---- main ----
@@ -84,11 +88,13 @@ static _Noreturn void die_of_model(const char *name, const SmolErr *err) {
 
 static int work(Session *s) {
     SmolErr err;
+    if (s->opt.replay) record_read(s);
     double begin = now_ms();
     size_t n;
     const uint8_t *bytes = load_file(s->opt.model, &n, &err);
     if (!bytes || smol_open(&s->model, bytes, n, &err)) die_of_model(s->opt.model, &err);
     s->load_ms = now_ms() - begin;
+    if (s->replay) record_check_model(s);
     if (s->opt.info) return report_info(&s->model, s->opt.model), 0;
     if (s->opt.verify) return verify(s);
     if (s->opt.score) return score(&s->model, &s->opt);

@@ -262,6 +262,7 @@ int session_start(Session *s, SmolErr *err) {
     if (s->opt.logprobs > s->model.config.vocab_size) s->opt.logprobs = s->model.config.vocab_size;
     if (s->opt.trace) s->trace = trace_open(s->opt.trace);
     if (s->opt.dump_tiles) dump_open(s->opt.dump_tiles);
+    if (s->opt.record) check_writable(s->opt.record);
     smol_listen(s->engine, show_progress, s->trace ? trace_piece : NULL, s);
     s->sampling = (SmolSampling){.temperature = s->opt.temperature, .top_p = s->opt.top_p, .top_k = s->opt.top_k,
                                  .min_p = s->opt.min_p, .rng = s->opt.seed, .repeat_penalty = s->opt.repeat_penalty,

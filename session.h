@@ -1,4 +1,5 @@
-// session.h: what run.c, session.c, answer.c, choices.c and chat.c share: a conversation with a model, and the engine that holds it.
+// session.h: what run.c, session.c, answer.c, choices.c, chat.c and record.c share: a conversation with a model, and the engine
+// that holds it.
 
 #ifndef SESSION_H
 #define SESSION_H
@@ -6,6 +7,8 @@
 #include "cli.h"
 
 #include <signal.h>
+
+typedef struct Record Record;
 
 typedef struct {
     Options opt;
@@ -15,6 +18,7 @@ typedef struct {
     size_t engine_bytes, picture_bytes;  // the second: the largest of all pictures
     double load_ms;
     Trace *trace;
+    Record *replay;  // what the answer is compared with; NULL: nothing
 
     SmolMessage *messages;  // the conversation so far
     int n_messages;
@@ -84,6 +88,17 @@ int choices_tokenize(Session *s, SmolErr *err);
 
 // After the prompt, whose last logits these are: fills the answer with the scores.
 int choices_score(Session *s, Answer *a, const float *logits, SmolSha256 *digest, SmolErr *err);
+
+// ---- record.c ----
+
+void record_write(const Session *s, const Answer *a);  // to the file that --record names
+
+// Reads a record, which stays in s->replay, and sets the options as it says. This and what follows end the program where they
+// find a fault or a difference.
+void record_read(Session *s);
+void record_check_model(const Session *s);
+void record_check_pictures(const Session *s);
+void record_compare(const Session *s, const Answer *a);
 
 // ---- chat.c ----
 

@@ -43,6 +43,16 @@ USAGE = [
     (["M", "hi", "--stop", ""], "--stop wants a text"),
     (["M", "hi", "--stop", b"\x80"], "--stop wants a text"),
     (["M", "hi", *["--stop", "a"] * 17], "too many texts to stop at"),
+    (["M", "hi", "--stop", b"a\xe4"], "--stop wants a text"),
+    (["M", "--record", "r"], "--record wants a PROMPT"),
+    (["M", "hi", "--record", "r", "--plan"], "--record wants a PROMPT"),
+    (["M", "hi", "--record", "r", "-v", "folder"], "without a video"),
+    (["M", "hi", "--record", "r", "--choices", "a,b"], "without a video or --choices"),
+    (["--replay", "r"], "no MODEL"),
+    (["M", "hi", "--replay", "r"], "takes no other"),
+    (["M", "--replay", "r", "--seed", "1"], "does not go with --seed"),
+    (["M", "--replay", "r", "--record", "r"], "does not go with --record"),
+    (["M", "--trace", "x", "--replay", "r"], "does not go with --trace"),
 ]
 
 

@@ -24,6 +24,9 @@
 #undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput fuzz_model
 #include "fuzz/fuzz_model.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_json
+#include "fuzz/fuzz_json.c"
 
 static void replay(const char *name, int (*fuzz)(const uint8_t *data, size_t n)) {
     char path[1024];
@@ -51,5 +54,6 @@ int main(void) {
     replay("pnm", fuzz_pnm);
     replay("tokenizer", fuzz_tokenizer);
     replay("model", fuzz_model);
+    replay("json", fuzz_json);
     return test_end("test_fuzz");
 }

@@ -19,6 +19,7 @@ seed() {
     pnm) cp tests/golden/tiny.ppm tests/golden/pictures/png_c3_d4.png tests/golden/pictures/jpeg_q10.jpg "$2" ;;
     tokenizer) for s in tokenizer tekken sentencepiece; do { printf '\004' && cat tests/golden/$s.bin; } > "$2/$s"; done ;;
     model) cp tests/golden/tiny.smol "$2" ;;
+    json) cp tests/fuzz/corpus/json/record "$2" ;;
     esac
 }
 
