@@ -25,8 +25,10 @@ static int bad(const Reader *r, const char *what) {
     return r->err->code = SMOL_E_FORMAT;
 }
 
+// Zero at the end, which no valid text contains.
 static char peek(const Reader *r) {
-    return r->at < r->n ? r->text[r->at] : '\0';  // which no valid text contains
+    if (r->at < r->n) return r->text[r->at];
+    return 0;
 }
 
 static void skip_spaces(Reader *r) {
