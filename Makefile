@@ -84,7 +84,8 @@ $(SMOLLM2): .venv/export
 	touch $@
 
 check: $(BUILD)/run $(TESTS)
-	CC="$(CC)" ENGINE="$(ENGINE)" tests/check.sh $(TESTS) tests/test_freestanding.sh
+	CC="$(CC)" BUILD="$(BUILD)" ENGINE="$(ENGINE)" PROGRAM="$(PROGRAM)" \
+		tests/check.sh $(TESTS) tests/test_freestanding.sh tests/test_symbols.sh
 
 debug:
 	$(MAKE) BUILD=build/debug CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" build/debug/run
