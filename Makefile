@@ -12,6 +12,7 @@
 # make coverage lines and branches of the engine that the C tests run, by file
 # make analyze  gcc -fanalyzer, clang-tidy and cppcheck over the engine and the program: no warnings
 # make identical  one SHA-256 over all logits from every kernel, compiler, number of threads, and processor that qemu-user has
+# make repro    builds the program twice, in different folders, and compares: prints its SHA-256
 # make mcu      the demonstration model on two microcontrollers in qemu, compared with this machine
 # make windows  build/windows/run.exe, with mingw-w64
 # make clean    removes what was built
@@ -20,7 +21,9 @@ CC = cc
 CFLAGS = -O3 -g
 BUILD = build
 # -ffp-contract=off: a*b+c is fused only where the code says fmaf, so that every compiler gives the same bits.
-STRICT = -std=c11 -ffp-contract=off $(SSE) -Wall -Wextra -Wshadow -Wno-unknown-pragmas
+# FOLDER: the debug information does not name this one, so that all folders give the same bytes.
+STRICT = -std=c11 -ffp-contract=off $(SSE) $(FOLDER) -Wall -Wextra -Wshadow -Wno-unknown-pragmas
+FOLDER := $(shell $(CC) -ffile-prefix-map=a=b -E -x c /dev/null > /dev/null 2>&1 && echo '-ffile-prefix-map=$(CURDIR)=.')
 
 # 32-bit x86 computes in 80 bits unless told not to.
 SSE := $(shell $(CC) $(CFLAGS) -dM -E -x c /dev/null 2>/dev/null | grep -q __i386__ && echo -msse2 -mfpmath=sse)
@@ -162,6 +165,9 @@ bench-pictures: .venv/ready
 identical: .venv/ready
 	.venv/bin/python tests/identical.py
 
+repro:
+	CC="$(CC)" tests/repro.sh
+
 mcu: run
 	ports/cortex-m/check.sh
 
@@ -173,4 +179,4 @@ windows:
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
+.PHONY: demo chat check repro coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
