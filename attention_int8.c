@@ -77,53 +77,65 @@ void int8_kv_store(const Kernel *kernel, const Int8Kv *kv, int first, int n, con
 // One thread's room.
 typedef struct {
     Int8Rows q, p;  // (QUERIES, head_dim), (QUERIES, n_pos)
-    float *scores;  // (QUERIES, n_pos)
-    float *out;     // (QUERIES, head_dim)
-    size_t lds, ldo;
+    float *scores;  // (QUERIES, Q8_BLOCK)
+    float *out;     // (QUERIES, ld)
+    size_t ld;
 } Room;
-
-static uint64_t score_row(int n_pos) { return (uint64_t)round_up(n_pos, Q8_BLOCK); }
 
 static uint64_t out_row(int head_dim) { return (uint64_t)round_up(head_dim, 2 * LANES); }
 
 uint64_t attention_int8_bytes(int n_pos, int head_dim) {
-    return int8_bytes(QUERIES, head_dim) + int8_bytes(QUERIES, n_pos) + 4 * QUERIES * (score_row(n_pos) + out_row(head_dim));
+    return int8_bytes(QUERIES, head_dim) + int8_bytes(QUERIES, n_pos) + 4 * QUERIES * (Q8_BLOCK + out_row(head_dim));
 }
 
 static Room room_at(uint8_t *bytes, int n_pos, int head_dim) {
-    Room r = {.lds = (size_t)score_row(n_pos), .ldo = (size_t)out_row(head_dim)};
+    Room r = {.ld = (size_t)out_row(head_dim)};
     r.q = int8_rows(bytes, QUERIES, head_dim);
     bytes += int8_bytes(QUERIES, head_dim);
     r.p = int8_rows(bytes, QUERIES, n_pos);
     r.scores = (float *)(void *)(bytes + int8_bytes(QUERIES, n_pos));
-    r.out = r.scores + QUERIES * r.lds;
+    r.out = r.scores + QUERIES * Q8_BLOCK;
     return r;
 }
 
 typedef Strip StripOf(const Int8Kv *kv, int head, int panel, int n_panels);  // keys_of, values_of
 
-// y = x W^T for n_q queries, the head's keys or values being the n_rows rows of W: one strip of two panels after the other.
+// y = x W^T for n_q queries, rows first .. end - 1 of W being the head's keys or values: strips of two panels, one after the other.
 static void product(const Kernel *kernel, float *y, size_t ldy, const Int8Rows *x, StripOf *strip_of, const Int8Kv *kv, int head,
-                    int n_rows, int n_q) {
-    int n_panels = (n_rows + LANES - 1) / LANES;
-    for (int p = 0; p < n_panels; p += 2) {
-        Strip w = strip_of(kv, head, p, n_panels - p < 2 ? 1 : 2);
-        kernel->strip_q8(y + p * LANES, ldy, &w, x, n_q);
+                    int first, int end, int n_q) {
+    for (int row = first; row < end; row += 2 * LANES) {
+        Strip w = strip_of(kv, head, row / LANES, end - row > LANES ? 2 : 1);
+        kernel->strip_q8(y + (row - first), ldy, &w, x, n_q);
+    }
+}
+
+// The weights of all positions, in int8 as far as they can be, a block of scores at a time while it is in the cache.
+static void weigh(const Kernel *kernel, const Int8Kv *kv, int head, const Room *room, int n_q, float inverse[QUERIES]) {
+    float factor = 1 / sqrtf((float)kv->head_dim);
+    int n_blocks = 0;
+    for (int p = 0; p < kv->n_pos; p += Q8_BLOCK, n_blocks++) {
+        int n = kv->n_pos - p < Q8_BLOCK ? kv->n_pos - p : Q8_BLOCK;
+        product(kernel, room->scores, Q8_BLOCK, &room->q, keys_of, kv, head, p, p + n, n_q);
+        for (int i = 0; i < n_q; i += TOKENS) {
+            kernel->ops->softmax_block(&room->p, i, group_rows(n_q, i), n_blocks, room->scores + i * Q8_BLOCK, n, factor);
+        }
+    }
+    for (int i = 0; i < n_q; i += TOKENS) {
+        kernel->ops->softmax_scales(&room->p, i, group_rows(n_q, i), n_blocks, factor, inverse + i);
     }
 }
 
 // One head, n_q queries: q (n_q, ldq) becomes the output.
 static void attend(const Kernel *kernel, float *q, size_t ldq, int n_q, const Int8Kv *kv, int head, const Room *room) {
-    int block = key_block(kv->head_dim);
-    float factor = 1 / sqrtf((float)kv->head_dim), inverse[QUERIES];
-    for (int i = 0; i < n_q; i++) kernel->ops->quantise(&room->q, i, q + (size_t)i * ldq, kv->head_dim, block);
-    product(kernel, room->scores, room->lds, &room->q, keys_of, kv, head, kv->n_pos, n_q);
-    for (int i = 0; i < n_q; i++) {
-        inverse[i] = kernel->ops->softmax_int8(&room->p, i, room->scores + (size_t)i * room->lds, kv->n_pos, factor);
+    float inverse[QUERIES];
+    for (int i = 0; i < n_q; i += TOKENS) {
+        const float *from = q + (size_t)i * ldq;
+        kernel->ops->quantise(&room->q, i, group_rows(n_q, i), from, ldq, kv->head_dim, key_block(kv->head_dim));
     }
-    product(kernel, room->out, room->ldo, &room->p, values_of, kv, head, kv->head_dim, n_q);
+    weigh(kernel, kv, head, room, n_q, inverse);
+    product(kernel, room->out, room->ld, &room->p, values_of, kv, head, 0, kv->head_dim, n_q);
     for (int i = 0; i < n_q; i++) {
-        const float *out = room->out + (size_t)i * room->ldo;
+        const float *out = room->out + (size_t)i * room->ld;
         for (int d = 0; d < kv->head_dim; d++) q[(size_t)i * ldq + (size_t)d] = out[d] * inverse[i];
     }
 }

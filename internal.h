@@ -129,6 +129,9 @@ typedef struct {
     int group;        // TOKENS, or 1: then blocks are those of the weight's type
 } Int8Rows;
 
+// Rows of the group that begins with row first, of n in all.
+static inline int group_rows(int n, int first) { return n - first < TOKENS ? n - first : TOKENS; }
+
 // One or two neighbouring panels of quantised weights (FORMAT.md): scales f16 (n_blocks, 16), then quants.
 typedef struct {
     const uint8_t *panel;
@@ -160,8 +163,9 @@ typedef struct {
     void (*softmax)(float *x, int n, float scale);
     void (*gelu_tanh)(float *x, int n);
     void (*silu_multiply)(float *gate, const float *up, int n);
-    void (*quantise)(const Int8Rows *to, int t, const float *x, int n, int block);
-    float (*softmax_int8)(const Int8Rows *to, int t, const float *x, int n, float factor);
+    void (*quantise)(const Int8Rows *to, int first, int n_rows, const float *x, size_t ldx, int n, int block);
+    void (*softmax_block)(const Int8Rows *to, int first, int n_rows, int b, const float *x, int n, float factor);
+    void (*softmax_scales)(const Int8Rows *to, int first, int n_rows, int n_blocks, float factor, float *inverse);
     void (*pack_q8)(uint16_t *scales, uint8_t *quants, const float *x, int n);
     void (*widen)(float *y, const uint16_t *x, int n);
     void (*narrow)(uint16_t *y, const float *x, int n);

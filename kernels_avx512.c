@@ -22,6 +22,7 @@
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")))
 #define INLINE TARGET static inline __attribute__((always_inline))
 
+#define OWN_ROUNDING
 #include "vector.h"
 
 // ---- int8 ----
@@ -236,6 +237,159 @@ TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows
         Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK, b ? NULL : w->start, 0};
         Int8Rows from = {x->q + first * Q4_BLOCK, x->scale + first, x->offset + first, x->q_bytes, x->n_scales, x->group};
         multiply_pair(y, ldy, &pair, &from, n_tok);
+    }
+}
+
+// ---- rounding to int8: as in vector.h, 16 columns in a register ----
+
+INLINE __mmask16 first_lanes(int n) { return (__mmask16)(n >= 16 ? 0xffff : n > 0 ? (1 << n) - 1 : 0); }
+
+// What is beyond n is 0.
+INLINE __m512 load16(const float *x, int n) { return n >= 16 ? _mm512_loadu_ps(x) : _mm512_maskz_loadu_ps(first_lanes(n), x); }
+
+// As in round_even, but only the low byte of each lane is the integer.
+INLINE __m512i rounded(__m512 x) { return _mm512_castps_si512(_mm512_add_ps(x, _mm512_set1_ps(12582912.0f))); }
+
+// The low bytes of four registers: columns 0..15 of row 0, of row 1, ...
+INLINE __m512i four_rows(const __m512i v[4]) {
+    __m512i bytes = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(v[0]));
+    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(v[1]), 1);
+    bytes = _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(v[2]), 2);
+    return _mm512_inserti32x4(bytes, _mm512_cvtepi32_epi8(v[3]), 3);
+}
+
+// 16 columns of a group, of which n are there, to their places: four of row 0, of row 1, ... row 7, the next four of row 0, ...
+// Returns sums: those of columns 0..3 and 8..11 of each row, then those of the others.
+INLINE __m512i put_group(int8_t *q, const __m512i v[TOKENS], int n, __m512i sums) {
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29), one = _mm512_set1_epi8(1);
+    __m512i low = four_rows(v), high = four_rows(v + 4);
+    __m512i k0 = _mm512_permutex2var_epi32(low, first, high);
+    __m512i k8 = _mm512_permutex2var_epi32(low, _mm512_add_epi32(first, _mm512_set1_epi32(2)), high);
+    _mm512_mask_storeu_epi32(q, first_lanes(n * 2), k0);
+    _mm512_mask_storeu_epi32(q + 64, first_lanes(n * 2 - 16), k8);
+    return dot4(dot4(sums, one, k0), one, k8);
+}
+
+INLINE void put_offsets(int32_t *offset, __m512i sums) {
+    __m256i both = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+    _mm256_storeu_si256((__m256i *)(void *)offset, _mm256_mullo_epi32(both, _mm256_set1_epi32(-128)));
+}
+
+INLINE __m512i magnitudes(const float *x, int n) {
+    __m512i most = _mm512_setzero_si512();
+    for (int i = 0; i < n; i += 16) {
+        __m512i bits = _mm512_castps_si512(load16(x + i, n - i));
+        most = _mm512_max_epi32(most, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
+    }
+    return most;
+}
+
+INLINE __m512i quantised16(__m512 x, __m512 inverse) {
+    __m512 v = _mm512_max_ps(_mm512_mul_ps(x, inverse), _mm512_set1_ps(-127));  // in this order: -127 for NaN
+    return rounded(_mm512_min_ps(v, _mm512_set1_ps(127)));
+}
+
+// A block of a group; rows: where those begin.
+INLINE void round_group(int8_t *q, float *scale, int32_t *offset, const float *const rows[TOKENS], int n, int block) {
+    __m512i v[TOKENS], sums = _mm512_setzero_si512();
+    float inverse[TOKENS];
+    for (int r = 0; r < TOKENS; r++) {
+        float most = float_of((uint32_t)_mm512_reduce_max_epi32(magnitudes(rows[r], n)));
+        scale[r] = scale_of(most);
+        inverse[r] = inverse_scale(most);
+    }
+    for (int i = 0; i < block; i += 16, q += 16 * TOKENS) {
+        for (int r = 0; r < TOKENS; r++) v[r] = quantised16(load16(rows[r] + i, n - i), _mm512_set1_ps(inverse[r]));
+        sums = put_group(q, v, block - i, sums);
+    }
+    put_offsets(offset, sums);
+}
+
+// A block of one token, whose columns lie together.
+INLINE void round_alone(int8_t *q, float *scale, int32_t *offset, const float *x, int n, int block) {
+    float most = float_of((uint32_t)_mm512_reduce_max_epi32(magnitudes(x, n)));
+    __m512i inverse = _mm512_castps_si512(_mm512_set1_ps(inverse_scale(most))), sums = _mm512_setzero_si512();
+    for (int i = 0; i < block; i += 16) {
+        __m512i v = quantised16(load16(x + i, n - i), _mm512_castsi512_ps(inverse));
+        _mm512_mask_cvtepi32_storeu_epi8(q + i, first_lanes(block - i), v);
+        sums = _mm512_add_epi32(sums, _mm512_srai_epi32(_mm512_slli_epi32(v, 24), 24));
+    }
+    *scale = scale_of(most);
+    *offset = -128 * _mm512_reduce_add_epi32(sums);
+}
+
+// A block of columns, n of them there; sizes that the compiler knows, as a rule.
+INLINE void round_columns(const Int8Rows *to, int first, const float *const rows[TOKENS], int b, int n, int block) {
+    size_t at = scale_place(to, first, b);
+    int8_t *q = q_place(to, first) + b * block * to->group;
+    if (to->group == 1) {
+        round_alone(q, to->scale + at, to->offset + at, rows[0], n, block);
+    } else {
+        round_group(q, to->scale + at, to->offset + at, rows, n, block);
+    }
+}
+
+TARGET static void quantise(const Int8Rows *to, int first, int n_rows, const float *x, size_t ldx, int n, int block) {
+    const float *rows[TOKENS];
+    for (int i = 0; i < n; i += block) {
+        for (int r = 0; r < TOKENS; r++) rows[r] = x + (size_t)(r < n_rows ? r : 0) * ldx + i;
+        if (n - i >= Q8_BLOCK && block == Q8_BLOCK) {
+            round_columns(to, first, rows, i / block, Q8_BLOCK, Q8_BLOCK);
+        } else if (n - i >= Q4_BLOCK && block == Q4_BLOCK) {
+            round_columns(to, first, rows, i / block, Q4_BLOCK, Q4_BLOCK);
+        } else {
+            round_columns(to, first, rows, i / block, n - i < block ? n - i : block, block);
+        }
+    }
+}
+
+// The largest of up to 64, as in greatest().
+INLINE float peak_of(const float *x, int n) {
+    __m512i most = _mm512_set1_epi32(INT32_MIN);
+    for (int i = 0; i < n; i += 16) {
+        __m512i bits = _mm512_castps_si512(load16(x + i, n - i));
+        __m512i rank = _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi32(bits, 31), _mm512_set1_epi32(0x7fffffff)));
+        most = n - i >= 16 ? _mm512_max_epi32(most, rank) : _mm512_mask_max_epi32(most, first_lanes(n - i), most, rank);
+    }
+    return of_rank(_mm512_reduce_max_epi32(most));
+}
+
+// exp2_127() of 16 lanes, of which only the low byte counts.
+INLINE __m512i exp2_127_of(__m512 t) {
+    const __m512 shift = _mm512_set1_ps(12582912.0f);
+    t = _mm512_max_ps(t, _mm512_set1_ps(-16));
+    __m512 n = _mm512_add_ps(t, shift), f = _mm512_sub_ps(t, _mm512_sub_ps(n, shift));
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.05517167f), f, _mm512_set1_ps(0.24261113f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69326097f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.99992806f));
+    __m512i power = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
+    return rounded(_mm512_mul_ps(_mm512_set1_ps(127), _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), power))));
+}
+
+// A block of scores of a group.  x (TOKENS, Q8_BLOCK), n columns of it
+INLINE void exp_group(int8_t *q, float *scale, int32_t *offset, const float *x, int n, float factor) {
+    __m512i v[TOKENS], sums = _mm512_setzero_si512();
+    __m512 binary = _mm512_set1_ps(factor * 1.44269504f);
+    for (int r = 0; r < TOKENS; r++) scale[r] = peak_of(x + r * Q8_BLOCK, n);
+    for (int i = 0; i < Q8_BLOCK; i += 16, q += 16 * TOKENS) {
+        for (int r = 0; r < TOKENS; r++) {
+            __m512 below = _mm512_sub_ps(load16(x + r * Q8_BLOCK + i, n - i), _mm512_set1_ps(scale[r]));
+            v[r] = exp2_127_of(_mm512_mul_ps(below, binary));
+            if (n - i < 16) v[r] = _mm512_maskz_mov_epi32(first_lanes(n - i), v[r]);
+        }
+        sums = put_group(q, v, 16, sums);
+    }
+    put_offsets(offset, sums);
+}
+
+TARGET static void softmax_block(const Int8Rows *to, int first, int n_rows, int b, const float *x, int n, float factor) {
+    size_t at = scale_place(to, first, b);
+    int8_t *q = q_place(to, first) + b * Q8_BLOCK * TOKENS;
+    (void)n_rows;  // x has whole groups
+    if (n == Q8_BLOCK) {
+        exp_group(q, to->scale + at, to->offset + at, x, Q8_BLOCK, factor);
+    } else {
+        exp_group(q, to->scale + at, to->offset + at, x, n, factor);
     }
 }
 

@@ -182,7 +182,9 @@ Int8Rows int8_rows(void *room, int n_tok, int n_cols) {
 static void round_input(const Kernel *kernel, int n_threads, Input *in, int block, int n_tok) {
     (void)n_threads;  // without OpenMP
 #pragma omp parallel for num_threads(n_threads) if (n_tok >= 2 * TOKENS)
-    for (int t = 0; t < n_tok; t++) kernel->ops->quantise(&in->int8, t, in->x + (size_t)t * in->ldx, in->n_cols, block);
+    for (int t = 0; t < n_tok; t += TOKENS) {
+        kernel->ops->quantise(&in->int8, t, group_rows(n_tok, t), in->x + (size_t)t * in->ldx, in->ldx, in->n_cols, block);
+    }
     in->block = block;
 }
 
@@ -289,7 +291,9 @@ static void put_activated(const Kernel *kernel, const Input *h, int column, int 
     }
     if (!h->block) return;
     to.q += at, to.scale += at / (size_t)h->block, to.offset += at / (size_t)h->block;
-    for (int t = 0; t < n_tok; t++) kernel->ops->quantise(&to, t, tile + t * Q8_BLOCK, n, h->block);
+    for (int t = 0; t < n_tok; t += TOKENS) {
+        kernel->ops->quantise(&to, t, group_rows(n_tok, t), tile + t * Q8_BLOCK, Q8_BLOCK, n, h->block);
+    }
 }
 
 // Columns of h, in turn for all tokens, who are as many at a time as a tile has rows.

@@ -187,10 +187,24 @@ TARGET static inline int32_t quantised(float x, float inverse) {
     return round_even(v < 127 ? v : 127);
 }
 
+// Where row t begins, and its scale and offset of block b.
+TARGET static inline int8_t *q_place(const Int8Rows *x, int t) {
+    return x->q + (size_t)(t / x->group) * x->q_bytes + (size_t)(t % x->group) * 4;
+}
+
+TARGET static inline size_t scale_place(const Int8Rows *x, int t, int b) {
+    return (size_t)(t / x->group) * x->n_scales + (size_t)(b * x->group + t % x->group);
+}
+
 // Columns of a token to their places among those of its group.
 TARGET static inline void put_columns(int8_t *q, int group, int n, const int8_t *columns) {
     for (int i = 0; i < n; i += 4) memcpy(q + (size_t)i * (size_t)group, columns + i, 4);
 }
+
+#ifdef OWN_ROUNDING  // the kernel's file has these two
+static void quantise(const Int8Rows *to, int first, int n_rows, const float *x, size_t ldx, int n, int block);
+static void softmax_block(const Int8Rows *to, int first, int n_rows, int b, const float *x, int n, float factor);
+#else
 
 // n numbers as int8; returns their sum.
 TARGET static inline int32_t round_block(int8_t *columns, const float *x, float inverse, int n) {
@@ -214,9 +228,9 @@ TARGET static inline void quantise_block(int8_t *q, int group, float *scale, int
 }
 
 // A row of n floats becomes row t, x = scale q, |q| <= 127; the last block is filled up with zeros.
-TARGET static void quantise(const Int8Rows *to, int t, const float *x, int n, int block) {
-    size_t group = (size_t)(t / to->group), lane = (size_t)(t % to->group), at = group * to->n_scales + lane;
-    int8_t *q = to->q + group * to->q_bytes + lane * 4;
+TARGET static void quantise_row(const Int8Rows *to, int t, const float *x, int n, int block) {
+    size_t at = scale_place(to, t, 0);
+    int8_t *q = q_place(to, t);
     for (int i = 0; i < n; i += block, q += (size_t)block * (size_t)to->group, at += (size_t)to->group) {
         if (n - i >= Q8_BLOCK && block == Q8_BLOCK) {
             quantise_block(q, to->group, &to->scale[at], &to->offset[at], x + i, Q8_BLOCK, Q8_BLOCK);
@@ -226,6 +240,11 @@ TARGET static void quantise(const Int8Rows *to, int t, const float *x, int n, in
             quantise_block(q, to->group, &to->scale[at], &to->offset[at], x + i, n - i < block ? n - i : block, block);
         }
     }
+}
+
+// A group of rows, of which n_rows are there. What the missing ones become is of no account.  x (n_rows, ldx)
+TARGET static void quantise(const Int8Rows *to, int first, int n_rows, const float *x, size_t ldx, int n, int block) {
+    for (int i = 0; i < n_rows; i++) quantise_row(to, first + i, x + (size_t)i * ldx, n, block);
 }
 
 // round(127 * 2^t) for t <= 0. A cubic does: its error is a thousandth of what the rounding leaves.
@@ -249,25 +268,42 @@ TARGET static inline int32_t exp_block(int8_t *columns, const float *x, float pe
     return total;
 }
 
-// exp(factor x) as row t with blocks of Q8_BLOCK, ready to multiply values: q = round(127 e^(factor (x - block's largest))),
-// scale = e^(factor (block's largest - row's largest)). Returns the reciprocal of their sum, so that the weights, as rounded,
-// add up to 1.
-TARGET static float softmax_int8(const Int8Rows *to, int t, const float *x, int n, float factor) {
-    size_t group = (size_t)(t / to->group), lane = (size_t)(t % to->group), step = (size_t)to->group;
-    int8_t *q = to->q + group * to->q_bytes + lane * 4, columns[Q8_BLOCK];
-    float *scale = to->scale + group * to->n_scales + lane, most = greatest(x, n), total = 0, binary = factor * 1.44269504f;
-    int32_t *offset = to->offset + group * to->n_scales + lane;
-    for (int i = 0; i < n; i += Q8_BLOCK, q += Q8_BLOCK * step, scale += step, offset += step) {
-        int length = n - i < Q8_BLOCK ? n - i : Q8_BLOCK, sum_q;
-        float peak = length == Q8_BLOCK ? greatest(x + i, Q8_BLOCK) : greatest(x + i, length);
-        if (length < Q8_BLOCK) memset(columns, 0, sizeof columns);
-        sum_q = length == Q8_BLOCK ? exp_block(columns, x + i, peak, binary, Q8_BLOCK) : exp_block(columns, x + i, peak, binary, length);
-        put_columns(q, to->group, Q8_BLOCK, columns);
-        *scale = exp_f32((peak - most) * factor);
-        *offset = -128 * sum_q;
-        total = fmaf(*scale, (float)sum_q, total);
+// A block of scores of a group of rows, of which n_rows are there, becomes their block b: q = round(127 e^(factor (x - peak))),
+// where the peak is the block's largest and, for now, its scale.  x (n_rows, Q8_BLOCK), n columns of it
+TARGET static void softmax_block(const Int8Rows *to, int first, int n_rows, int b, const float *x, int n, float factor) {
+    float binary = factor * 1.44269504f;
+    for (int t = first; t < first + n_rows; t++, x += Q8_BLOCK) {
+        int8_t columns[Q8_BLOCK] = {0};
+        float peak = n == Q8_BLOCK ? greatest(x, Q8_BLOCK) : greatest(x, n);
+        int32_t total = n == Q8_BLOCK ? exp_block(columns, x, peak, binary, Q8_BLOCK) : exp_block(columns, x, peak, binary, n);
+        put_columns(q_place(to, t) + b * Q8_BLOCK * to->group, to->group, Q8_BLOCK, columns);
+        to->scale[scale_place(to, t, b)] = peak;
+        to->offset[scale_place(to, t, b)] = -128 * total;
     }
-    return 1 / total;
+}
+
+#endif
+
+// The scales of a group's rows, of which n_rows are there, once all their peaks are known: e^(factor (peak - row's largest)).
+// inverse: the reciprocals of the rows' sums, so that the weights, as rounded, add up to 1.  inverse (TOKENS)
+TARGET static void softmax_scales(const Int8Rows *to, int first, int n_rows, int n_blocks, float factor, float *inverse) {
+    float *scale = to->scale + scale_place(to, first, 0), total[TOKENS] = {0};
+    int32_t *offset = to->offset + scale_place(to, first, 0), most[TOKENS];
+    for (int i = 0; i < TOKENS; i++) most[i] = INT32_MIN;
+    for (int b = 0; b < n_blocks; b++) {
+        for (int i = n_rows; i < TOKENS; i++) scale[b * TOKENS + i] = 0, offset[b * TOKENS + i] = 0;
+        for (int i = 0; i < TOKENS; i++) {
+            int32_t rank = rank_of(scale[b * TOKENS + i]);
+            most[i] = rank > most[i] ? rank : most[i];
+        }
+    }
+    for (int b = 0; b < n_blocks; b++, scale += TOKENS, offset += TOKENS) {
+        for (int i = 0; i < TOKENS; i++) {
+            scale[i] = exp_f32((scale[i] - of_rank(most[i])) * factor);
+            total[i] = fmaf(scale[i], (float)(offset[i] / -128), total[i]);
+        }
+    }
+    for (int i = 0; i < TOKENS; i++) inverse[i] = 1 / total[i];
 }
 
 // One block of a Q8 panel: 16 scales (f16) and the quants of n columns (FORMAT.md), n a multiple of 4.  x (n, 16)
@@ -316,7 +352,7 @@ TARGET static void put_rows(float *y, size_t ldy, const float *tile, size_t ld, 
     }
 }
 
-static const VectorOps vector_ops = {rmsnorm,      layernorm, softmax, gelu_tanh, silu_multiply, quantise,
-                                     softmax_int8, pack_q8,   widen,   narrow,    put_rows};
+static const VectorOps vector_ops = {rmsnorm,       layernorm,      softmax, gelu_tanh, silu_multiply, quantise,
+                                     softmax_block, softmax_scales, pack_q8, widen,     narrow,        put_rows};
 
 #endif

@@ -380,8 +380,10 @@ static void check_activated(int n_cols, int n_rows, int n_tok, int gated) {
             float *row = y + t * ldy;
             if (gated) ops->silu_multiply(row, factor + t * ldy, n_rows);
             if (!gated) ops->gelu_tanh(row, n_rows);
-            if (next != SMOL_F32X16) ops->quantise(&rounded, t, row, n_rows, block_of(next));
             good = good && (next != SMOL_F32X16 || memcmp(row, h + t * ldy, (size_t)n_rows * sizeof *h) == 0);
+        }
+        for (int t = 0; t < n_tok && next != SMOL_F32X16; t += TOKENS) {
+            ops->quantise(&rounded, t, group_rows(n_tok, t), y + t * ldy, (size_t)ldy, n_rows, block_of(next));
         }
         CHECK(good && memcmp(got, want, out_bytes) == 0, "%d x %d, activated, %d tokens, %s, type %d then %d, gated %d", n_rows, n_cols,
               n_tok, smol_kernel(k), type, next, gated);
