@@ -285,6 +285,7 @@ int read_line(Buffer *line) {
         char byte = (char)c;
         buffer_add(line, &byte, 1);
     }
+    if (c == EOF && ferror(stdin)) die("standard input", strerror(errno));
     if (line->n && line->bytes[line->n - 1] == '\r') line->bytes[--line->n] = 0;
     return c != EOF || line->n > 0;
 }

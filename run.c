@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 volatile sig_atomic_t interrupted;
-volatile sig_atomic_t waiting;   // for a question: there is nothing to end cleanly
-volatile sig_atomic_t prompted;  // the terminal's cursor stands behind a prompt
+volatile sig_atomic_t waiting = 1;  // for a question, or until there is an answer: there is nothing to end cleanly
+volatile sig_atomic_t prompted;     // the terminal's cursor stands behind a prompt
 
 // Ctrl-C is noticed between steps.
 static void on_interrupt(int number) {
@@ -43,6 +43,7 @@ static int ask_once(Session *s) {
         report_plan(&s->model, &s->limits, s->picture_bytes);
         return 0;
     }
+    waiting = 0;
     if (session_start(s, &err)) die(NULL, err.text);
     if (session_answer(s, &a, &err, &culprit)) die(culprit, err.text);
     int is_whole = strcmp(a.finish, "interrupted") != 0;

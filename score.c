@@ -8,7 +8,6 @@
 #include "cli.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,7 +83,6 @@ int score(const SmolModel *m, const Options *o) {
     SmolErr err;
     size_t n;
     char line[96];
-    signal(SIGINT, SIG_DFL);  // there is no answer to end cleanly
     const uint8_t *text = load_file(o->score, &n, &err);
     if (!text) die(o->score, err.text);
     tokenize(&s, (const char *)text, n);

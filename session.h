@@ -43,8 +43,8 @@ typedef struct {
 // ---- run.c: Ctrl-C, which is noticed between steps ----
 
 extern volatile sig_atomic_t interrupted;
-extern volatile sig_atomic_t waiting;   // for a question: there is nothing to end cleanly
-extern volatile sig_atomic_t prompted;  // the terminal's cursor stands behind a prompt
+extern volatile sig_atomic_t waiting;      // for a question, or until there is an answer: there is nothing to end cleanly
+extern volatile sig_atomic_t prompted;     // the terminal's cursor stands behind a prompt
 
 // ---- session.c: the conversation, its prompt, its memory ----
 
