@@ -6,7 +6,6 @@ import re
 import signal
 import struct
 import subprocess
-import time
 
 import numpy as np
 import pytest
