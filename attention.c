@@ -94,18 +94,33 @@ static float *out_of(const Block *b, int token, int head) { return b->out + (siz
 // Positions that token t sees.
 static int seen(const Block *b, int t) { return b->n_seen + (b->causal ? t : 0); }
 
+// Of a single token the heads are the rows of a product. What so few rows read is not worth widening beforehand.
+// from, i, n: of keys or values, as in floats(); strip: what else is to be known of them
+static void multiply_heads(const Block *b, float *y, size_t ldy, const void *from, size_t i, int n, StripF32 strip, const float *x,
+                           size_t ldx) {
+    if (b->kv->is_f16 && b->kernel->strip_f16) {
+        StripF16 half = {(const uint16_t *)from + i, strip.ldw, strip.step, strip.n_panels, strip.n_k, (size_t)n};
+        b->kernel->strip_f16(y, ldy, &half, x, ldx, b->group);
+    } else {
+        strip.w = floats(b->kernel, b->kv, from, i, n, b->wide);
+        b->kernel->strip_f32(y, ldy, &strip, x, ldx, b->group);
+    }
+}
+
 static void score(const Block *b) {
     const KvLayer *kv = b->kv;
     size_t panel = (size_t)kv->head_dim * LANES;
     int most = seen(b, b->n_q - 1);
     for (int p = 0; p < most; p += CHUNK) {
         int n_panels = (most - p < CHUNK ? round_up(most - p, LANES) : CHUNK) / LANES;
-        const float *keys = floats(b->kernel, kv, kv->k, key_panel(kv, b->head, p), n_panels * (int)panel, b->wide);
-        StripF32 strip = {keys, LANES, panel, n_panels, kv->head_dim};
-        if (b->n_q == 1) {  // the heads are rows, too
-            b->kernel->strip_f32(scores_of(b, 0, 0) + p, b->ld, &strip, b->q, (size_t)kv->head_dim, b->group);
+        size_t first = key_panel(kv, b->head, p);
+        StripF32 strip = {NULL, LANES, panel, n_panels, kv->head_dim};
+        if (b->n_q == 1) {
+            multiply_heads(b, scores_of(b, 0, 0) + p, b->ld, kv->k, first, n_panels * (int)panel, strip, b->q, (size_t)kv->head_dim);
+            continue;
         }
-        for (int h = 0; b->n_q > 1 && h < b->group; h++) {
+        strip.w = floats(b->kernel, kv, kv->k, first, n_panels * (int)panel, b->wide);
+        for (int h = 0; h < b->group; h++) {
             b->kernel->strip_f32(scores_of(b, 0, h) + p, b->ld, &strip, b->q + h * kv->head_dim, b->ldq, b->n_q);
         }
     }
@@ -117,17 +132,17 @@ static void score(const Block *b) {
 // Positions p .. p + n - 1 for the tokens that see them: for each output the sum runs over positions in order.
 static void weigh(const Block *b, int p, int n) {
     const KvLayer *kv = b->kv;
-    size_t width = (size_t)b->width;
-    const float *values = floats(b->kernel, kv, kv->v, value_row(kv, b->head, p), n * b->width, b->wide);
-    StripF32 strip = {values, width, LANES, b->width / LANES, n};
+    size_t width = (size_t)b->width, row = value_row(kv, b->head, p);
+    StripF32 strip = {NULL, width, LANES, b->width / LANES, n};
     if (b->n_q == 1) {
-        b->kernel->strip_f32(out_of(b, 0, 0), width, &strip, scores_of(b, 0, 0) + p, b->ld, b->group);
+        multiply_heads(b, out_of(b, 0, 0), width, kv->v, row, n * b->width, strip, scores_of(b, 0, 0) + p, b->ld);
         return;
     }
+    strip.w = floats(b->kernel, kv, kv->v, row, n * b->width, b->wide);
     for (int h = 0; h < b->group; h++) {
         int first = 0;
         for (; first < b->n_q && seen(b, first) < p + n; first++) {
-            StripF32 own = {values, width, LANES, b->width / LANES, seen(b, first) - p};
+            StripF32 own = {strip.w, width, LANES, b->width / LANES, seen(b, first) - p};
             if (own.n_k > 0) b->kernel->strip_f32(out_of(b, first, h), 0, &own, scores_of(b, first, h) + p, 0, 1);
         }
         if (first == b->n_q) continue;
@@ -156,7 +171,7 @@ void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok
     int n_blocks = (n_tok + QUERIES - 1) / QUERIES, group = n_heads / kv->n_kv_heads;
     size_t part = (size_t)attention_floats(kv->n_pos, n_heads, kv->n_kv_heads, kv->head_dim);
     int64_t work = (int64_t)n_tok * (n_seen + (causal ? n_tok / 2 : 0)) * n_heads * kv->head_dim;
-    if (work < 1 << 20) n_threads = 1;  // as in multiply
+    if (work < 1 << 17) n_threads = 1;  // as in multiply
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1)
     for (int thread = 0; thread < n_threads; thread++) {
         for (int i = thread; i < n_blocks * kv->n_kv_heads; i += n_threads) {

@@ -156,6 +156,16 @@ typedef struct {
 // y[t][p * LANES + r] = fmaf(w[p][k][r], x[t][k], y[t][p * LANES + r])   for k = 0, 1, ... n_k - 1;  t < n_tok
 typedef void StripProductF32(float *y, size_t ldy, const StripF32 *w, const float *x, size_t ldx, int n_tok);
 
+// The same panels in half precision.
+typedef struct {
+    const uint16_t *w;
+    size_t ldw, step;
+    int n_panels, n_k;
+    size_t ahead;  // elements to the next strip, which is fetched meanwhile
+} StripF16;
+
+typedef void StripProductF16(float *y, size_t ldy, const StripF16 *w, const float *x, size_t ldx, int n_tok);
+
 // The operations of vector.h, which every kernel file compiles for its instruction set.
 typedef struct {
     void (*rmsnorm)(float *y, const float *x, const float *w, int n, float eps);
@@ -178,6 +188,7 @@ typedef struct {
     StripProductF32 *strip_f32;
     StripProduct *strip_q8, *strip_q4;
     const VectorOps *ops;
+    StripProductF16 *strip_f16;  // NULL: widen first
 } Kernel;
 
 extern const Kernel kernel_avx2, kernel_avx512, kernel_i8mm, kernel_dotprod, kernel_neon;

@@ -310,6 +310,6 @@ static void strip_f32(float *y, size_t ldy, const StripF32 *w, const float *x, s
 // Every processor with AVX2 has F16C, and clang has no word for it here.
 static int supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-const Kernel kernel_avx2 = {"avx2", supported, strip_f32, strip_q8, strip_q4, &vector_ops};
+const Kernel kernel_avx2 = {"avx2", supported, strip_f32, strip_q8, strip_q4, &vector_ops, NULL};
 
 #endif

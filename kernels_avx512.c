@@ -45,7 +45,8 @@ INLINE void dot(__m512i *low, __m512i *high, __m512i w_low, __m512i w_high, __m5
     *high = dot4(*high, w_high, x);
 }
 
-INLINE __m512 scales(const uint8_t *w) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)w)); }
+// Sixteen numbers of half precision: scales, or keys and values.
+INLINE __m512 widened(const void *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
 
 // fmaf(w_scale * x_scale, sum, y)
 INLINE __m512 scaled(__m512 w_scale, float x_scale, __m512i sum, __m512 y) {
@@ -100,7 +101,7 @@ TARGET static void multiply_tile(float *y, size_t ldy, const Pair *w, size_t gro
             dot(&l6, &h6, w_low, w_high, four_of(x + 24));
             dot(&l7, &h7, w_low, w_high, four_of(x + 28));
         }
-        __m512 w_low = scales(w->scale_low + 32 * b), w_high = scales(w->scale_high + 32 * b);
+        __m512 w_low = widened(w->scale_low + 32 * b), w_high = widened(w->scale_high + 32 * b);
         finish(y, from, w_low, w_high, x_scale[0], l0, h0);
         finish(y + ldy, from + ld, w_low, w_high, x_scale[1], l1, h1);
         finish(y + 2 * ldy, from + 2 * ld, w_low, w_high, x_scale[2], l2, h2);
@@ -150,7 +151,7 @@ TARGET static void one_token_q8(float *y, const uint8_t *panel, const Strip *w, 
             s0 = dot4(s0, stream(quants, AHEAD_Q8), four_of(q));
             s1 = dot4(s1, stream(quants + 64, AHEAD_Q8), four_of(q + 4));
         }
-        out = scaled(scales(panel + 32 * b), x->scale[b], _mm512_add_epi32(s0, s1), out);
+        out = scaled(widened(panel + 32 * b), x->scale[b], _mm512_add_epi32(s0, s1), out);
     }
     _mm512_storeu_ps(y, out);
 }
@@ -214,7 +215,7 @@ TARGET static void one_token_q4(float *y, const uint8_t *panel, const Strip *w, 
         s2 = dot4(s2, low_levels(table, n3), four_of(q + 24));
         s3 = dot4(s3, high_levels(table, n3), four_of(q + 28));
         __m512i sum = _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3));
-        out = scaled(scales(panel + 32 * b), x->scale[b], sum, out);
+        out = scaled(widened(panel + 32 * b), x->scale[b], sum, out);
     }
     _mm512_storeu_ps(y, out);
 }
@@ -464,11 +465,53 @@ static void strip_f32(float *y, size_t ldy, const StripF32 *w, const float *x, s
     }
 }
 
+// ---- half precision ----
+
+enum { ROWS = 3, PANELS = 4 };  // whose sums fit in registers; how many there are is a constant wherever this is inlined
+
+INLINE void rows_f16(float *y, size_t ldy, const StripF16 *w, int panel, const float *x, size_t ldx, int n_rows, int n_panels) {
+    const uint16_t *from = w->w + (size_t)panel * w->step;
+    __m512 sums[ROWS][PANELS], wide[PANELS];
+    y += panel * LANES;
+    for (int r = 0; r < n_rows; r++) {
+        for (int p = 0; p < n_panels; p++) sums[r][p] = _mm512_loadu_ps(y + (size_t)r * ldy + p * LANES);
+    }
+    for (int k = 0; k < w->n_k; k++, x++, from += w->ldw) {
+        for (int p = 0; p < n_panels; p++) {
+            _mm_prefetch((const char *)(from + (size_t)p * w->step + w->ahead), _MM_HINT_T1);
+            wide[p] = widened(from + (size_t)p * w->step);
+        }
+        for (int r = 0; r < n_rows; r++) {
+            for (int p = 0; p < n_panels; p++) {
+                sums[r][p] = _mm512_fmadd_ps(wide[p], _mm512_set1_ps(x[(size_t)r * ldx]), sums[r][p]);
+            }
+        }
+    }
+    for (int r = 0; r < n_rows; r++) {
+        for (int p = 0; p < n_panels; p++) _mm512_storeu_ps(y + (size_t)r * ldy + p * LANES, sums[r][p]);
+    }
+}
+
+TARGET static void strip_f16(float *y, size_t ldy, const StripF16 *w, const float *x, size_t ldx, int n_tok) {
+    for (int t = 0, n; t < n_tok; t += n, y += (size_t)n * ldy, x += (size_t)n * ldx) {
+        n = n_tok - t < ROWS ? 1 : ROWS;
+        int p = 0;
+        for (; p + PANELS <= w->n_panels; p += PANELS) {
+            if (n == ROWS) rows_f16(y, ldy, w, p, x, ldx, ROWS, PANELS);
+            else rows_f16(y, ldy, w, p, x, ldx, 1, PANELS);
+        }
+        for (; p < w->n_panels; p++) {
+            if (n == ROWS) rows_f16(y, ldy, w, p, x, ldx, ROWS, 1);
+            else rows_f16(y, ldy, w, p, x, ldx, 1, 1);
+        }
+    }
+}
+
 static int supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 
-const Kernel kernel_avx512 = {"avx512", supported, strip_f32, strip_q8, strip_q4, &vector_ops};
+const Kernel kernel_avx512 = {"avx512", supported, strip_f32, strip_q8, strip_q4, &vector_ops, strip_f16};
 
 #endif

@@ -449,8 +449,8 @@ static int has_i8mm(void) {
 #endif
 }
 
-const Kernel kernel_i8mm = {"i8mm", has_i8mm, strip_f32, strip_q8_i8mm, strip_q4_i8mm, &vector_ops};
-const Kernel kernel_dotprod = {"dotprod", has_dotprod, strip_f32, strip_q8_dotprod, strip_q4_dotprod, &vector_ops};
-const Kernel kernel_neon = {"neon", always, strip_f32, strip_q8_neon, strip_q4_neon, &vector_ops};
+const Kernel kernel_i8mm = {"i8mm", has_i8mm, strip_f32, strip_q8_i8mm, strip_q4_i8mm, &vector_ops, NULL};
+const Kernel kernel_dotprod = {"dotprod", has_dotprod, strip_f32, strip_q8_dotprod, strip_q4_dotprod, &vector_ops, NULL};
+const Kernel kernel_neon = {"neon", always, strip_f32, strip_q8_neon, strip_q4_neon, &vector_ops, NULL};
 
 #endif

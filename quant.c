@@ -126,7 +126,7 @@ void plain_strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int
 
 static int always(void) { return 1; }
 
-static const Kernel kernel_c = {"c", always, strip_f32, plain_strip_q8, plain_strip_q4, &vector_ops};
+static const Kernel kernel_c = {"c", always, strip_f32, plain_strip_q8, plain_strip_q4, &vector_ops, NULL};
 
 // ---- choice ----
 

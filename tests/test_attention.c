@@ -147,6 +147,7 @@ static void test_attention(void) {
     for (int is_f16 = 0; is_f16 < 2; is_f16++) {  // more positions than are taken at a time; enough work for threads
         check_attention((Case){130, 3, 6, 2, 16, 1, is_f16});
         check_attention((Case){60, 150, 6, 3, 32, 1, is_f16});
+        check_attention((Case){400, 2, 8, 2, 80, 1, is_f16});  // threads for one token
     }
 }
 
