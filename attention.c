@@ -139,14 +139,16 @@ static void weigh(const Block *b, int p, int n) {
         return;
     }
     strip.w = floats(b->kernel, kv, kv->v, row, n * b->width, b->wide);
+    // What the first token sees, all see; the rest, at most as many positions as there are tokens, is each token's own.
+    int common = seen(b, 0) - p < n ? seen(b, 0) - p > 0 ? seen(b, 0) - p : 0 : n;
     for (int h = 0; h < b->group; h++) {
-        int first = 0;
-        for (; first < b->n_q && seen(b, first) < p + n; first++) {
-            StripF32 own = {strip.w, width, LANES, b->width / LANES, seen(b, first) - p};
-            if (own.n_k > 0) b->kernel->strip_f32(out_of(b, first, h), 0, &own, scores_of(b, first, h) + p, 0, 1);
+        strip.n_k = common;
+        if (common) b->kernel->strip_f32(out_of(b, 0, h), width, &strip, scores_of(b, 0, h) + p, b->ld, b->n_q);
+        for (int t = 0; t < b->n_q && common < n; t++) {
+            int end = seen(b, t) - p < n ? seen(b, t) - p : n;
+            StripF32 own = {strip.w + (size_t)common * width, width, LANES, b->width / LANES, end - common};
+            if (end > common) b->kernel->strip_f32(out_of(b, t, h), 0, &own, scores_of(b, t, h) + p + common, 0, 1);
         }
-        if (first == b->n_q) continue;
-        b->kernel->strip_f32(out_of(b, first, h), width, &strip, scores_of(b, first, h) + p, b->ld, b->n_q - first);
     }
 }
 

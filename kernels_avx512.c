@@ -413,12 +413,13 @@ INLINE Outputs fma_step(Outputs s, __m512 w_low, __m512 w_high, const float *x) 
     return (Outputs){_mm512_fmadd_ps(w_low, xk, s.low), _mm512_fmadd_ps(w_high, xk, s.high)};
 }
 
-// Two panels, or one taken twice (step 0), by six tokens.
-TARGET static void six_tokens(float *y, size_t ldy, size_t step, const float *low, const float *high, size_t ldw, const float *x,
+// Two panels, or one taken twice (step 0), by eight tokens.
+TARGET static void eight_tokens(float *y, size_t ldy, size_t step, const float *low, const float *high, size_t ldw, const float *x,
                               size_t ldx, int n_k) {
     const float *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx, *x4 = x3 + ldx, *x5 = x4 + ldx;
+    const float *x6 = x5 + ldx, *x7 = x6 + ldx;
     Outputs s0 = load(y, step), s1 = load(y + ldy, step), s2 = load(y + 2 * ldy, step), s3 = load(y + 3 * ldy, step);
-    Outputs s4 = load(y + 4 * ldy, step), s5 = load(y + 5 * ldy, step);
+    Outputs s4 = load(y + 4 * ldy, step), s5 = load(y + 5 * ldy, step), s6 = load(y + 6 * ldy, step), s7 = load(y + 7 * ldy, step);
     for (int k = 0; k < n_k; k++, low += ldw, high += ldw) {
         __m512 w_low = _mm512_loadu_ps(low), w_high = _mm512_loadu_ps(high);
         s0 = fma_step(s0, w_low, w_high, x + k);
@@ -427,9 +428,11 @@ TARGET static void six_tokens(float *y, size_t ldy, size_t step, const float *lo
         s3 = fma_step(s3, w_low, w_high, x3 + k);
         s4 = fma_step(s4, w_low, w_high, x4 + k);
         s5 = fma_step(s5, w_low, w_high, x5 + k);
+        s6 = fma_step(s6, w_low, w_high, x6 + k);
+        s7 = fma_step(s7, w_low, w_high, x7 + k);
     }
     store(y, step, s0), store(y + ldy, step, s1), store(y + 2 * ldy, step, s2), store(y + 3 * ldy, step, s3);
-    store(y + 4 * ldy, step, s4), store(y + 5 * ldy, step, s5);
+    store(y + 4 * ldy, step, s4), store(y + 5 * ldy, step, s5), store(y + 6 * ldy, step, s6), store(y + 7 * ldy, step, s7);
 }
 
 // Four panels by one token: four chains, where one would wait for itself.
@@ -451,11 +454,11 @@ TARGET static void one_panel(float *y, const float *w, size_t ldw, const float *
 
 static void strip_f32(float *y, size_t ldy, const StripF32 *w, const float *x, size_t ldx, int n_tok) {
     int t = 0;
-    for (; t + 6 <= n_tok; t += 6, y += 6 * ldy, x += 6 * ldx) {
+    for (; t + 8 <= n_tok; t += 8, y += 8 * ldy, x += 8 * ldx) {
         for (int p = 0; p < w->n_panels; p += 2) {
             const float *low = w->w + (size_t)p * w->step;
             size_t both = p + 1 < w->n_panels;
-            six_tokens(y + p * LANES, ldy, both * LANES, low, low + both * w->step, w->ldw, x, ldx, w->n_k);
+            eight_tokens(y + p * LANES, ldy, both * LANES, low, low + both * w->step, w->ldw, x, ldx, w->n_k);
         }
     }
     for (; t < n_tok; t++, y += ldy, x += ldx) {
