@@ -12,6 +12,7 @@
 # make coverage lines and branches of the engine that the C tests run, by file
 # make analyze  gcc -fanalyzer, clang-tidy and cppcheck over the engine and the program: no warnings
 # make identical  one SHA-256 over all logits from every kernel, compiler, number of threads, and processor that qemu-user has
+# make sbom     build/sbom.json: what the program, the exporter and the tests are made of, in CycloneDX
 # make repro    builds the program twice, in different folders, and compares: prints its SHA-256
 # make mcu      the demonstration model on two microcontrollers in qemu, compared with this machine
 # make windows  build/windows/run.exe, with mingw-w64
@@ -165,6 +166,9 @@ bench-pictures: .venv/ready
 identical: .venv/ready
 	.venv/bin/python tests/identical.py
 
+sbom: .venv/ready run
+	.venv/bin/python tests/sbom.py
+
 repro:
 	CC="$(CC)" tests/repro.sh
 
@@ -179,4 +183,4 @@ windows:
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check repro coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
+.PHONY: demo chat check sbom repro coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
