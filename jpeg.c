@@ -516,7 +516,6 @@ static void idct_component(Component *c) {
 static int read_sos(Jpeg *j, const uint8_t *data, int n, SmolErr *err) {
     Frame *f = &j->frame;
     j->n_scan = n > 0 ? data[0] : 0;
-    if (j->n_frames == 0) return fail(err, SMOL_E_FORMAT, "JPEG: a scan comes before the frame header");
     if (j->n_scan < 1 || j->n_scan > 4 || n != 4 + 2 * j->n_scan)
         return fail(err, SMOL_E_FORMAT, "JPEG: a scan header of %d bytes for %d components", n, j->n_scan);
     int n_blocks = 0;
@@ -675,14 +674,13 @@ static int read_marker(Jpeg *j, int marker, int may_break_off, SmolErr *err) {
     return 0;
 }
 
-// All scans into planes. When the first scan holds all there is, the file may break off behind it; what follows must
+// All scans into planes; find_frame saw that the frame header and a scan are there. When the first scan holds all there is, the file may break off behind it; what follows must
 // still be markers, and no other scan.
 static int decode_scans(Jpeg *j, SmolErr *err) {
     for (int n_scans = 0, complete = 0;;) {
         int marker = j->marker ? j->marker : next_marker(j->bytes, j->n, &j->at);
         j->marker = 0;
-        if (marker == EOI && n_scans) break;
-        if (marker == EOI) return fail(err, SMOL_E_FORMAT, "JPEG: there are no pixels");
+        if (marker == EOI) break;
         int code = marker < 0 ? fail(err, SMOL_E_FORMAT, "JPEG: the file ends early, after %d scans", n_scans)
                               : read_marker(j, marker, complete, err);
         if (code == BROKEN_OFF || (complete && marker < 0)) break;

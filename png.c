@@ -182,7 +182,6 @@ static int read_lengths(Inflate *z, uint8_t *lengths, int n) {
             repeat = symbol == 17 ? 3 + (int)take_bits(z, 3) : 11 + (int)take_bits(z, 7);
         }
         if (ran_out(z)) return 0;
-        if (symbol < 0) return broken(z, "a code length has no code");
         if (repeat > n - i) return broken(z, "too many code lengths");
         memset(lengths + i, value, (size_t)repeat);
         i += repeat;

@@ -312,10 +312,7 @@ static const Template templates[] = {
     {"Mistral v7", put_mistral_v7, {"<s>", "[INST]", "[/INST]", "</s>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"}},
 };
 
-static const Template *template_of(const SmolModel *m) {
-    size_t kind = (size_t)m->config.template_kind, n = sizeof templates / sizeof *templates;
-    return &templates[kind < n ? kind : 0];
-}
+static const Template *template_of(const SmolModel *m) { return &templates[m->config.template_kind]; }
 
 int template_check(const SmolModel *m, SmolErr *err) {
     const Template *t = template_of(m);

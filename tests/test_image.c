@@ -4,6 +4,8 @@
 #include "../smol.h"
 #include "test.h"
 
+#include <math.h>
+
 static const char *golden = "tests/golden";
 static char line[4096];
 
@@ -185,7 +187,7 @@ static void test_normalisation(void) {
 
 static void test_memory(void) {
     static const int sizes[][4] = {{128, 64, 300, 200}, {128, 64, 20, 500}, {128, 64, 64, 64}, {64, 64, 200, 100},
-                                   {256, 64, 90, 40},   {128, 64, 1, 1},    {128, 64, 128, 128}};
+                                   {256, 64, 90, 40},   {128, 64, 1, 1},    {128, 64, 128, 128}, {128, 64, 128, 70}};
     for (size_t i = 0; i < 2 * (sizeof sizes / sizeof *sizes); i++) {
         const int *v = sizes[i / 2];
         SmolConfig c = settings(v[0], v[1], 1);
@@ -275,6 +277,54 @@ static void test_pnm(void) {
 
 // ---- formats ----
 
+// Every picture of the decoders' table whose short edge is even, as a whole picture: the way from probing to tiles.
+static void test_files(void) {
+    FILE *f = open_table("pictures.tsv");
+    int n_files = 0;
+    while (f && next_row(f)) {
+        static char name[200], path[1200], expected[65], sha[65];
+        int width, height, w = 0, h = 0;
+        size_t n;
+        SmolErr err = {0};
+        if (sscanf(line, "%199[^\t]\t%d%d%64s", name, &width, &height, expected) != 4) continue;
+        if ((width < height ? width : height) % 2 || width > 4096 || height > 4096) continue;
+        snprintf(path, sizeof path, "%s/pictures/%s", golden, name);
+        uint8_t *bytes = read_file(path, &n);
+        int code = bytes ? own_pixels(sha, &w, &h, bytes, n, &err) : -1;
+        CHECK(!code && w == width && h == height && !strcmp(sha, expected), "%s: %d %s", name, code, err.text);
+        free(bytes);
+        n_files++;
+    }
+    CHECK(n_files > 100, "%d files", n_files);
+}
+
+// A file that is no longer what was probed: an error line.
+static void test_changed_since(void) {
+    static const char *const names[] = {"jpeg_16x16_444.jpg", "bmp_24.bmp", "png_truncated.png"};
+    for (int i = 0; i < 4; i++) {
+        char path[1200];
+        SmolErr err = {0};
+        SmolPicture p;
+        SmolTiling t;
+        SmolTiles tiles;
+        size_t n = 0;
+        SmolConfig c = settings(16, 8, 1);
+        if (i < 3) snprintf(path, sizeof path, "%s/pictures/%s", golden, names[i]);
+        uint8_t *bytes = i < 3 ? read_file(path, &n) : make_ppm(20, 10, &n);
+        CHECK(bytes && !smol_picture_probe(&p, bytes, n, &err) && !smol_picture_tiling(&c, p.width, p.height, 1, &t, &err), "%s", err.text);
+        for (size_t left = 0; left < 20 && left < n; left++) {
+            p.bytes = memcpy(malloc(left ? left : 1), bytes, left);
+            p.n_bytes = left;
+            SmolArena arena = new_arena((smol_picture_bytes(&c, &p, &t) + 63) / 64 * 64);
+            err.text[0] = 0;
+            CHECK(smol_picture_load(&c, &p, &t, &arena, &tiles, &err) < 0 && err.text[0], "%zu bytes are left of picture %d", left, i);
+            free(arena.base);
+            free((void *)(uintptr_t)p.bytes);
+        }
+        free(bytes);
+    }
+}
+
 static void test_formats(void) {
     static const struct {
         size_t n;
@@ -328,6 +378,24 @@ static void test_video_frames(void) {
               "%d at %g: %d frames, %d to %d", cases[i].n_total, cases[i].fps, n, frames[0], frames[n - 1]);
         CHECK(n == 1 || frames[1] == cases[i].second, "%d at %g: %d", cases[i].n_total, cases[i].fps, frames[1]);
     }
+    // round() takes half to even; a video so short that its first and last second are all of it is not cut.
+    static const struct { int n_total; double fps; int n, last; } halves[] = {{1, 1, 1, 0}, {3, 1, 2, 2}, {5, 1, 2, 4}, {7, 1, 4, 6}};
+    c.video_fps = 0.5;
+    for (size_t i = 0; i < sizeof halves / sizeof *halves; i++) {
+        int n = smol_video_sample(&c, halves[i].n_total, halves[i].fps, 0, frames, &err);
+        CHECK(n == halves[i].n && frames[n - 1] == halves[i].last, "%d frames: %d, to %d", halves[i].n_total, n, frames[n - 1]);
+    }
+    c.video_fps = 0.01;
+    CHECK(smol_video_sample(&c, 3, 1.4, 1, frames, &err) == 1 && frames[0] == 0, "frame %d of three", frames[0]);
+    const double no_rates[] = {0, -1, 1e6, (double)NAN};
+    for (int i = 0; i < 4; i++) {
+        c.video_fps = no_rates[i];
+        CHECK(smol_video_sample(&c, 9, 24, 0, frames, &err) == SMOL_E_FORMAT, "%g frames a second of the model", no_rates[i]);
+    }
+    c.video_fps = 1;
+    c.video_size = 0;
+    CHECK(smol_video_sample(&c, 9, 24, 0, frames, &err) == SMOL_E_FORMAT, "no size of frames");
+    c.video_size = 512;
     CHECK(smol_video_sample(&c, 0, 24, 0, frames, &err) == SMOL_E_FORMAT, "no frames");
     CHECK(smol_video_sample(&c, 9, 0, 0, frames, &err) == SMOL_E_LIMIT, "no frame a second");
     CHECK(smol_video_sample(&c, 9, 1e7, 0, frames, &err) == SMOL_E_LIMIT, "too many frames a second");
@@ -350,6 +418,8 @@ int main(int argc, char **argv) {
     test_tiling();
     test_refused_sizes();
     test_formats();
+    test_files();
+    test_changed_since();
     test_pnm();
     test_normalisation();
     test_memory();

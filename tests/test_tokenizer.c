@@ -644,6 +644,63 @@ static void test_mistral(const char *folder) {
     free(section);
 }
 
+// ---- conversations that are uncommon ----
+
+static void check_uncommon(const SmolModel *m, int kind, const SmolMessage *messages, int n, const char *expected) {
+    SmolModel other = *m;
+    char text[512];
+    SmolSpan user[8];
+    SmolErr err = {0};
+    SmolPrompt p = {.text = text, .text_cap = sizeof text, .user = user, .user_cap = 8};
+    other.config.template_kind = kind;
+    int code = smol_prompt_chat(&other, messages, n, &p, &err);
+    if (code) CHECK(strstr(expected, err.text), "template %d: %s", kind, err.text);
+    else CHECK(prompt_is(&p, expected), "template %d: %.*s", kind, (int)p.n_text, p.text);
+}
+
+static void test_uncommon_chats(const SmolModel *m) {
+    static const SmolMessage none = {"system", "", 0, NULL, 0, NULL}, terse = {"system", "Terse.", 6, NULL, 0, NULL},
+                             hi = {"user", "Hi", 2, NULL, 0, NULL}, ho = {"user", "Ho", 2, NULL, 0, NULL},
+                             blank = {"assistant", "  ", 2, NULL, 0, NULL};
+    const SmolMessage two[] = {hi, ho}, system_only[] = {terse}, empty_system[] = {none, terse, hi}, spaces[] = {hi, blank, ho};
+    check_uncommon(m, 3, NULL, 0, "<|im_start|>assistant\n");
+    check_uncommon(m, 3, system_only, 1, "<|im_start|>system\nTerse.<|im_end|>\n<|im_start|>assistant\n");
+    check_uncommon(m, 4, two, 2, "<s>[INST]Hi\n\nHo[/INST]");
+    check_uncommon(m, 4, system_only, 1, "this model's chat template needs a message of the user");
+    check_uncommon(m, 5, system_only, 1, "<s>[SYSTEM_PROMPT]Terse.[/SYSTEM_PROMPT]");
+    check_uncommon(m, 4, empty_system, 3, "<s>[INST]Terse.\n\nHi[/INST]");
+    check_uncommon(m, 4, spaces, 3, "<s>[INST]Hi[/INST]</s>[INST]Ho[/INST]");
+}
+
+static int contains(const SmolPrompt *p, const char *part) {
+    size_t n = strlen(part), at = 0;
+    while (at + n <= p->n_text && memcmp(p->text + at, part, n) != 0) at++;
+    return at + n <= p->n_text;
+}
+
+static void test_days(const SmolModel *m) {
+    static const struct { double seconds; const char *text; } cases[] = {{86400, " 1 day, 0:00:00 "}, {200000, " 2 days, 7:33:20 "}};
+    static const double second = 0;
+    for (int i = 0; i < 2; i++) {
+        SmolVideo video = {1, &second, cases[i].seconds};
+        SmolMessage message = {.role = "user", .text = "?", .n_text = 1, .video = &video};
+        SmolErr err = {0};
+        SmolPrompt p = {0};
+        CHECK(render(m, &message, 1, 0, &p, &err) == 0 && contains(&p, cases[i].text), "%.*s", (int)p.n_text, p.text);
+        drop(&p);
+    }
+}
+
+static void test_too_much(const SmolModel *m) {
+    SmolErr err = {0};
+    char text[] = "hi";
+    int32_t ids[3];
+    SmolArena scratch = {0};
+    SmolPrompt p = {.text = text, .n_text = 2, .n_user = 1};
+    CHECK(smol_tokenize_bytes(m, INT32_MAX) == SIZE_MAX, "a prompt of 2 GB");
+    CHECK(smol_tokenize(m, &p, ids, &scratch, &err) == SMOL_E_LIMIT, "a user's text that is nowhere: %s", err.text);
+}
+
 int main(int argc, char **argv) {
     const char *folder = argc > 1 ? argv[1] : "tests/golden";
     SmolModel m = open_section(folder, "tokenizer", 700);
@@ -652,6 +709,9 @@ int main(int argc, char **argv) {
     test_raw(&m);
     test_marks(&m);
     test_video(&m);
+    test_uncommon_chats(&m);
+    test_days(&m);
+    test_too_much(&m);
     test_caps(&m);
     test_invalid_utf8(&m);
     test_misuse(&m);
