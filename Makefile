@@ -37,7 +37,7 @@ ENGINE = support sha256 model engine \
 	quant kernels_avx2 kernels_avx512 kernels_neon ops attention attention_int8 vision decoder sampling \
 	image png jpeg bmp exif \
 	pretokenizer tokenizer template
-PROGRAM = run session answer choices chat options report record json stop logprobs score trace video dump png_write host version
+PROGRAM = run session answer choices save chat line options report record json stop logprobs score trace video dump png_write host version
 TESTS = $(patsubst tests/test_%.c,$(BUILD)/test_%,$(wildcard tests/test_*.c))
 
 run: $(BUILD)/run

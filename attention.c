@@ -60,6 +60,30 @@ void kv_store(const Kernel *kernel, const KvLayer *kv, int position, const float
     }
 }
 
+static void copy_elements(uint8_t *to, size_t to_step, const uint8_t *from, size_t from_step, size_t size, int n) {
+    for (int i = 0; i < n; i++) memcpy(to + (size_t)i * to_step * size, from + (size_t)i * from_step * size, size);
+}
+
+void kv_get(const KvLayer *kv, int position, uint8_t *out) {
+    size_t size = kv->is_f16 ? sizeof(uint16_t) : sizeof(float), n = (size_t)kv->head_dim * size;
+    for (int head = 0; head < kv->n_kv_heads; head++, out += 2 * n) {
+        size_t k = key_panel(kv, head, position) + (size_t)(position % LANES), v = value_row(kv, head, position);
+        copy_elements(out, 1, (const uint8_t *)kv->k + k * size, LANES, size, kv->head_dim);
+        memcpy(out + n, (const uint8_t *)kv->v + v * size, n);
+    }
+}
+
+void kv_put(const KvLayer *kv, int position, const uint8_t *bytes) {
+    size_t size = kv->is_f16 ? sizeof(uint16_t) : sizeof(float), n = (size_t)kv->head_dim * size;
+    size_t pad = (size_t)(round_up(kv->head_dim, LANES) - kv->head_dim) * size;
+    for (int head = 0; head < kv->n_kv_heads; head++, bytes += 2 * n) {
+        size_t k = key_panel(kv, head, position) + (size_t)(position % LANES), v = value_row(kv, head, position);
+        copy_elements((uint8_t *)kv->k + k * size, LANES, bytes, 1, size, kv->head_dim);
+        memcpy((uint8_t *)kv->v + v * size, bytes + n, n);
+        memset((uint8_t *)kv->v + v * size + n, 0, pad);
+    }
+}
+
 // n elements from place i of k or v as floats: where they lie, or widened into room.
 static const float *floats(const Kernel *kernel, const KvLayer *kv, const void *from, size_t i, int n, float *room) {
     if (!kv->is_f16) return (const float *)from + i;

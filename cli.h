@@ -87,6 +87,12 @@ void write_file(const char *path, const char *bytes, size_t n);
 int replace_file(const char *from, const char *to);  // what was at to goes; 0, or -1 with errno set
 int make_folder(const char *name);                   // the same
 
+// Has the terminal hand over each key at once, as edit_line wants it; 0 where there is none that could. terminal_end, which a
+// signal's handler may call, undoes it; so does the end of the program.
+int terminal_begin(void);
+void terminal_end(void);
+ptrdiff_t terminal_read(void *bytes, size_t n);
+
 // One line from standard input without its end, which may be CR LF; 0 at the end of input.
 int read_line(Buffer *line);
 
@@ -105,6 +111,11 @@ double now_ms(void);
 
 // The most memory that this program has had, in bytes; the pages of a mapped file that it touched are part of it.
 size_t peak_memory(void);
+
+// ---- line.c ----
+
+// A line typed or pasted after terminal_begin, echoed on standard error; 0 at the end of input.
+int edit_line(Buffer *line);
 
 // ---- video.c ----
 

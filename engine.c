@@ -210,3 +210,27 @@ int smol_position(const SmolEngine *e) { return e->position; }
 void smol_rewind(SmolEngine *e, int position) {
     if (position >= 0 && position < e->position) e->position = position;
 }
+
+// ---- keys and values to keep ----
+
+static size_t layer_kv_bytes(const SmolConfig *c) {
+    size_t size = c->weight_type == WEIGHTS_F32 ? sizeof(float) : sizeof(uint16_t);
+    return (size_t)c->n_kv_heads * 2 * (size_t)c->head_dim * size;
+}
+
+size_t smol_kv_bytes(const SmolModel *m) { return (size_t)m->config.n_layers * layer_kv_bytes(&m->config); }
+
+void smol_kv_get(const SmolEngine *e, int position, void *out) {
+    const SmolConfig *c = &e->model->config;
+    for (int i = 0; i < c->n_layers; i++) kv_get(&e->kv[i], position, (uint8_t *)out + (size_t)i * layer_kv_bytes(c));
+}
+
+int smol_kv_add(SmolEngine *e, const void *bytes) {
+    const SmolConfig *c = &e->model->config;
+    if (e->position == e->limits.context) return SMOL_E_LIMIT;
+    for (int i = 0; i < c->n_layers; i++) {
+        kv_put(&e->kv[i], e->position, (const uint8_t *)bytes + (size_t)i * layer_kv_bytes(c));
+    }
+    e->position++;
+    return 0;
+}

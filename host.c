@@ -67,6 +67,12 @@ int replace_file(const char *from, const char *to) {
 
 int make_folder(const char *name) { return _mkdir(name); }
 
+int terminal_begin(void) { return 0; }  // the console's own editing takes lines of any length
+
+void terminal_end(void) {}
+
+ptrdiff_t terminal_read(void *bytes, size_t n) { return read(STDIN_FILENO, bytes, (unsigned)n); }
+
 double now_ms(void) {
     LARGE_INTEGER count, per_second;
     QueryPerformanceCounter(&count);
@@ -83,6 +89,7 @@ size_t peak_memory(void) {
 
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <termios.h>
 
 #define O_BINARY 0
 
@@ -113,6 +120,50 @@ FILE *nameless_file(const char *path) {
 int replace_file(const char *from, const char *to) { return rename(from, to); }
 
 int make_folder(const char *name) { return mkdir(name, 0777); }
+
+static struct termios terminal_before, terminal_keys;
+static volatile sig_atomic_t terminal_changed;
+
+// The shell may have changed it while this program was stopped.
+static void on_continue(int number) {
+    (void)number;
+    int before = errno;
+    if (terminal_changed) tcsetattr(STDIN_FILENO, TCSANOW, &terminal_keys);
+    errno = before;
+}
+
+int terminal_begin(void) {
+    struct sigaction action = {0};
+    const char *kind = getenv("TERM");
+    if (!kind || !*kind || !strcmp(kind, "dumb") || !isatty(STDERR_FILENO) || tcgetattr(STDIN_FILENO, &terminal_before)) return 0;
+    terminal_keys = terminal_before;
+    terminal_keys.c_lflag &= ~(tcflag_t)(ICANON | ECHO | IEXTEN);
+    terminal_keys.c_cc[VMIN] = 1;
+    terminal_keys.c_cc[VTIME] = 0;
+    action.sa_handler = on_continue;
+    if (tcsetattr(STDIN_FILENO, TCSANOW, &terminal_keys)) return 0;
+    terminal_changed = 1;
+    sigaction(SIGCONT, &action, NULL);
+    fputs("\033[?2004h", stderr);  // pastes between marks
+    atexit(terminal_end);
+    return 1;
+}
+
+void terminal_end(void) {
+    static const char no_marks[] = "\033[?2004l";
+    if (!terminal_changed) return;
+    terminal_changed = 0;
+    ssize_t ignored = write(STDERR_FILENO, no_marks, sizeof no_marks - 1);
+    (void)ignored;
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal_before);
+}
+
+ptrdiff_t terminal_read(void *bytes, size_t n) {
+    ssize_t got;
+    do got = read(STDIN_FILENO, bytes, n);
+    while (got < 0 && errno == EINTR);
+    return got;
+}
 
 double now_ms(void) {
     struct timespec t;

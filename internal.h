@@ -264,6 +264,10 @@ uint64_t kv_elements(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_elemen
 // Stores the heads of one position: k, v (n_kv_heads * head_dim).
 void kv_store(const Kernel *kernel, const KvLayer *kv, int position, const float *k, const float *v);
 
+// The keys and values of one position as stored, (n_kv_heads, 2, head_dim), out of the cache and into it.
+void kv_get(const KvLayer *kv, int position, uint8_t *out);
+void kv_put(const KvLayer *kv, int position, const uint8_t *bytes);
+
 // q (n_tok, n_heads * head_dim) becomes the attention's output, in place. Each token sees the first n_seen positions; with
 // causal, token t sees the first n_seen + t. scratch: attention_floats() for each thread.
 void attention(const Kernel *kernel, int n_threads, float *q, int ldq, int n_tok, int n_heads, const KvLayer *kv, int n_seen,

@@ -15,7 +15,7 @@ static const char help[] =
     "usage: run MODEL [options] [PROMPT]\n"
     "\n"
     "  run models/demo/demo.smol -i models/demo/pictures/06_display.png \"Read the meter.\"\n"
-    "  run smolvlm2-256m.smol -i cat.jpg               no PROMPT: a chat; /image FILE adds a picture\n"
+    "  run smolvlm2-256m.smol -i cat.jpg               no PROMPT: a chat, in which /help lists the commands\n"
     "  ffmpeg -i in.mp4 -vf scale=out_color_matrix=bt601 -pix_fmt yuv420p -f yuv4mpegpipe - | run model.smol -v - \"What happens?\"\n"
     "\n"
     "input\n"

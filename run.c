@@ -15,6 +15,7 @@ volatile sig_atomic_t prompted;     // the terminal's cursor stands behind a pro
 static void on_interrupt(int number) {
     (void)number;
     if (waiting) {
+        terminal_end();
         ssize_t ignored = prompted ? write(STDERR_FILENO, "\n", 1) : 0;
         (void)ignored;
         _exit(130);

@@ -59,6 +59,103 @@ void drop_question(Session *s) {
     }
 }
 
+// ---- changes to what has been said ----
+
+// Placeholders of all pictures are alike, so that what the cache holds of pictures cannot be told from what will be there.
+static void forget_pictures(Session *s) {
+    int keep = 0, held = s->engine ? smol_position(s->engine) : 0;
+    while (keep < held && s->cached[keep] != s->model.config.image_token_id) keep++;
+    if (s->engine) smol_rewind(s->engine, keep);
+    s->n_encoded = 0;
+    s->warned = 0;
+}
+
+static int is_system(const SmolMessage *m) { return !strcmp(m->role, "system"); }
+
+// Each message's pictures and video lie behind those of the one before it.
+static void relink(Session *s) {
+    int picture = 0, video = 0;
+    for (int i = 0; i < s->n_messages; i++) {
+        SmolMessage *m = &s->messages[i];
+        if (m->n_pictures) m->pictures = s->tilings + picture;
+        if (m->video) m->video = &s->videos[video++].video;
+        picture += m->n_pictures;
+    }
+}
+
+// Whether the pictures and videos of messages from one on can be encoded again.
+static int check_loaded(Session *s, int from, SmolErr *err) {
+    for (int i = from; i < s->n_messages; i++) {
+        const SmolMessage *m = &s->messages[i];
+        for (int k = 0; k < m->n_pictures; k++) {
+            if (!s->pictures[m->pictures + k - s->tilings].bytes) goto gone;
+        }
+        if (m->video && !video_of(s, m)->frames) goto gone;
+    }
+    return 0;
+gone:
+    snprintf(err->text, sizeof err->text, "the pictures of a loaded conversation cannot be looked at again: only /reset drops them");
+    return -1;
+}
+
+static void remove_message(Session *s, int i) {
+    SmolMessage *m = &s->messages[i];
+    size_t n = (size_t)m->n_pictures, left = (size_t)s->n_pictures - n;
+    free((char *)(uintptr_t)m->text);
+    if (n) {  // they are the first ones
+        memmove(s->pictures, s->pictures + n, left * sizeof *s->pictures);
+        memmove(s->tilings, s->tilings + n, left * sizeof *s->tilings);
+        memmove(s->picture_names, s->picture_names + n, left * sizeof *s->picture_names);
+        s->n_pictures -= (int)n;
+        s->n_asked -= (int)n;
+    }
+    if (m->video) {
+        video_close(&s->videos[0]);
+        memmove(s->videos, s->videos + 1, (size_t)--s->n_videos * sizeof *s->videos);
+        s->n_videos_asked--;
+    }
+    memmove(m, m + 1, (size_t)(--s->n_messages - i) * sizeof *m);
+    relink(s);
+}
+
+int set_system(Session *s, const char *text, size_t n, SmolErr *err) {
+    if (check_loaded(s, 0, err)) return -1;
+    forget_pictures(s);
+    if (s->n_messages && is_system(s->messages)) remove_message(s, 0);
+    if (!n) return 0;
+    add_message(s, "system", text, n);
+    SmolMessage last = s->messages[s->n_messages - 1];
+    memmove(s->messages + 1, s->messages, (size_t)(s->n_messages - 1) * sizeof last);
+    s->messages[0] = last;
+    return 0;
+}
+
+int drop_oldest(Session *s, SmolErr *err) {
+    int first = s->n_messages && is_system(s->messages), after = first + 1;
+    if (first == s->n_messages) return snprintf(err->text, sizeof err->text, "there is no question to drop"), -1;
+    while (after < s->n_messages && strcmp(s->messages[after].role, "user") != 0) after++;
+    if (check_loaded(s, after, err)) return -1;
+    forget_pictures(s);
+    while (after-- > first) remove_message(s, first);
+    return 0;
+}
+
+static void forget_from(Session *s, int first) {
+    forget_pictures(s);
+    while (s->n_messages > first) remove_message(s, first);
+    while (s->n_videos) video_close(&s->videos[--s->n_videos]);  // that no question has had yet
+    s->n_pictures = s->n_asked = s->n_videos_asked = 0;
+}
+
+void session_reset(Session *s) { forget_from(s, s->n_messages && is_system(s->messages)); }
+
+void session_clear(Session *s) {
+    forget_from(s, 0);
+    smol_rewind(s->engine, 0);
+}
+
+// ---- pictures and videos ----
+
 size_t pixel_bytes(const SmolConfig *c) {
     return (size_t)3 * (size_t)c->tile_size * (size_t)c->tile_size * sizeof(float);
 }
@@ -132,6 +229,8 @@ void add_inputs(Session *s) {
     }
     if (s->opt.video && add_video(s, s->opt.video, &err)) die(s->opt.video, err.text);
 }
+
+// ---- the prompt ----
 
 static int render(const Session *s, SmolPrompt *out, SmolErr *err) {
     if (s->opt.raw) return smol_prompt_raw(&s->model, &s->messages[s->n_messages - 1], s->opt.special, out, err);

@@ -1,5 +1,5 @@
-// session.h: what run.c, session.c, answer.c, choices.c, chat.c and record.c share: a conversation with a model, and the engine
-// that holds it.
+// session.h: what run.c, session.c, answer.c, choices.c, save.c, chat.c and record.c share: a conversation with a model, and the
+// engine that holds it.
 
 #ifndef SESSION_H
 #define SESSION_H
@@ -29,6 +29,8 @@ typedef struct {
     Video videos[MAX_VIDEOS];
     int n_videos, n_videos_asked;
     int n_encoded;  // messages whose pictures and videos are in the KV cache
+    int warned;     // that little of the context is left
+    Answer last;    // for /stats; its texts and ids are gone
 
     int32_t *ids;  // the prompt
     long n_ids;
@@ -57,6 +59,13 @@ void drop_question(Session *s);
 // Read and probed. Return 0, or -1 with err filled.
 int add_picture(Session *s, const char *name, SmolErr *err);
 int add_video(Session *s, const char *name, SmolErr *err);
+
+// Changes to what has been said; the KV cache keeps what stays. Return 0, or -1 with err filled: a loaded conversation's
+// pictures cannot be looked at again.
+int set_system(Session *s, const char *text, size_t n, SmolErr *err);  // n 0: none
+int drop_oldest(Session *s, SmolErr *err);                             // a question and its answer
+void session_reset(Session *s);                                        // all but the system prompt
+void session_clear(Session *s);                                        // that, too
 
 void add_inputs(Session *s);  // what the command line names, for the first question
 Video *video_of(Session *s, const SmolMessage *m);
@@ -99,6 +108,12 @@ void record_read(Session *s);
 void record_check_model(const Session *s);
 void record_check_pictures(const Session *s);
 void record_compare(const Session *s, const Answer *a);
+
+// ---- save.c ----
+
+// The conversation, with the KV cache, to a file and from one. Return 0, or -1 with err filled and nothing changed.
+int session_save(Session *s, const char *name, SmolErr *err);
+int session_load(Session *s, const char *name, SmolErr *err);
 
 // ---- chat.c ----
 

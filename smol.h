@@ -298,6 +298,12 @@ int smol_forward(SmolEngine *e, const int32_t *ids, int n_tok, const float *feat
 int smol_position(const SmolEngine *e);         // tokens in the KV cache
 void smol_rewind(SmolEngine *e, int position);  // forget all from this position on
 
+// The keys and values of a position, to keep them and to have them again, in this order, in another engine of the same
+// model. smol_kv_add gives 0, or SMOL_E_LIMIT when the context is full.
+size_t smol_kv_bytes(const SmolModel *m);
+void smol_kv_get(const SmolEngine *e, int position, void *out);
+int smol_kv_add(SmolEngine *e, const void *bytes);
+
 typedef struct {
     float temperature;     // 0: greedy, the lowest id wins a tie
     float top_p;           // 1: off
