@@ -65,13 +65,16 @@ typedef struct {
     const uint8_t *scale_low, *scale_high;  // their scales
     int n_blocks, block;
     const float *start;  // NULL: with what y has
-    size_t ahead;  // from these weights to those of the next strip, which are fetched meanwhile
+    const uint8_t *next_low, *next_high;  // what comes after these weights, and is fetched meanwhile
+    size_t next_bytes;                    // of a block there
 } Pair;
 
-// Each group of tokens fetches two lines of every block of the next strip, so that eight of them fetch all 16.
-INLINE void fetch(const uint8_t *next, size_t group) {
-    _mm_prefetch((const char *)next + group % TOKENS * 128, _MM_HINT_T1);
-    _mm_prefetch((const char *)next + group % TOKENS * 128 + 64, _MM_HINT_T1);
+// Each group of tokens fetches two lines of a block, so that eight of them fetch all 16 of a block of Q8.
+INLINE void fetch(const uint8_t *block, size_t bytes, size_t group) {
+    const char *lines = (const char *)block + group % TOKENS * 128;
+    if (group % TOKENS * 128 >= bytes) return;
+    _mm_prefetch(lines, _MM_HINT_T1);
+    _mm_prefetch(lines + 64, _MM_HINT_T1);
 }
 
 TARGET static void multiply_tile(float *y, size_t ldy, const Pair *w, size_t group, const int8_t *x, const float *x_scale,
@@ -88,8 +91,8 @@ TARGET static void multiply_tile(float *y, size_t ldy, const Pair *w, size_t gro
         __m512i l5 = _mm512_set1_epi32(x_offset[5]), h5 = l5;
         __m512i l6 = _mm512_set1_epi32(x_offset[6]), h6 = l6;
         __m512i l7 = _mm512_set1_epi32(x_offset[7]), h7 = l7;
-        fetch(low + w->ahead, group);
-        fetch(high + w->ahead, group);
+        fetch(w->next_low + (size_t)b * w->next_bytes, w->next_bytes, group);
+        fetch(w->next_high + (size_t)b * w->next_bytes, w->next_bytes, group);
         for (const int8_t *end = x + (size_t)w->block * TOKENS; x < end; low += 64, high += 64, x += 4 * TOKENS) {
             __m512i w_low = _mm512_loadu_si512(low), w_high = _mm512_loadu_si512(high);
             dot(&l0, &h0, w_low, w_high, four_of(x + 0));
@@ -157,10 +160,9 @@ TARGET static void one_token_q8(float *y, const uint8_t *panel, const Strip *w, 
 }
 
 TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
-    size_t scale_bytes = (size_t)(strip_quants(w) - w->panel);
-    Pair pair = {w->panel + scale_bytes, second + scale_bytes, w->panel, second, w->n_blocks, w->block, w->start,
-                 2 * w->panel_bytes};
+    const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0), *low = strip_quants(w), *high = low + (second - w->panel);
+    Pair pair = {low, high, w->panel, second, w->n_blocks, w->block, w->start,
+                 low + 2 * w->panel_bytes, high + 2 * w->panel_bytes, (size_t)w->block * LANES};
     if (x->group == 1) {
         start_rows(y, ldy, w->start, 1);
         for (int p = 0; p < w->n_panels; p++) one_token_q8(y + p * LANES, w->panel + (size_t)p * w->panel_bytes, w, x);
@@ -171,8 +173,7 @@ TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows
 
 // ---- Q4 ----
 
-enum { AHEAD = 2048 };  // bytes: unpacking fills the window in which the processor looks for loads by itself
-enum { CHUNK = 16 };    // blocks that are unpacked at a time: two panels of them fill half of the first-level cache
+enum { CHUNK = 16 };  // blocks that are unpacked at a time: two panels of them fill half of the first-level cache
 
 // The levels + 128, four times over.
 INLINE __m512i level_table(void) {
@@ -191,7 +192,6 @@ TARGET static void unpack(uint8_t *out, const uint8_t *nibbles, int n_blocks) {
     __m512i table = level_table();
     for (int i = 0; i < n_blocks * 4; i++, nibbles += 64, out += 128) {
         __m512i pair = _mm512_loadu_si512(nibbles);
-        _mm_prefetch((const char *)nibbles + AHEAD, _MM_HINT_T0);
         _mm512_store_si512(out, low_levels(table, pair));
         _mm512_store_si512(out + 64, high_levels(table, pair));
     }
@@ -229,13 +229,15 @@ TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows
         for (int p = 0; p < w->n_panels; p++) one_token_q4(y + p * LANES, w->panel + (size_t)p * w->panel_bytes, w, x);
         return;
     }
-    size_t scale_bytes = (size_t)(strip_quants(w) - w->panel), group = (size_t)x->group;
+    const uint8_t *low = strip_quants(w), *high = low + (second - w->panel);
+    size_t group = (size_t)x->group, bytes = LANES * Q4_BLOCK / 2;  // of a block's nibbles
     for (int b = 0; b < w->n_blocks; b += CHUNK) {
         int n = w->n_blocks - b < CHUNK ? w->n_blocks - b : CHUNK;
-        size_t at = scale_bytes + (size_t)b * LANES * Q4_BLOCK / 2, first = (size_t)b * group;
-        unpack(quants[0], w->panel + at, n);
-        unpack(quants[1], second + at, n);
-        Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK, b ? NULL : w->start, 0};
+        size_t at = (size_t)b * bytes, first = (size_t)b * group, next = b + CHUNK < w->n_blocks ? at + CHUNK * bytes : 2 * w->panel_bytes;
+        unpack(quants[0], low + at, n);
+        unpack(quants[1], high + at, n);
+        Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK, b ? NULL : w->start,
+                     low + next, high + next, bytes};
         Int8Rows from = {x->q + first * Q4_BLOCK, x->scale + first, x->offset + first, x->q_bytes, x->n_scales, x->group};
         multiply_pair(y, ldy, &pair, &from, n_tok);
     }
