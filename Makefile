@@ -14,6 +14,8 @@
 # make identical  one SHA-256 over all logits from every kernel, compiler, number of threads, and processor that qemu-user has
 # make sbom     build/sbom.json: what the program, the exporter and the tests are made of, in CycloneDX
 # make repro    builds the program twice, in different folders, and compares: prints its SHA-256
+# make hardened  build/hardened/run, with what compilers have against attacks: checked, and make check with it
+# make bench-hardened  what that costs, in turns with the ordinary build
 # make mcu      the demonstration model on two microcontrollers in qemu, compared with this machine
 # make windows  build/windows/run.exe, with mingw-w64
 # make clean    removes what was built
@@ -172,6 +174,23 @@ sbom: .venv/ready run
 repro:
 	CC="$(CC)" tests/repro.sh
 
+# Those that this compiler takes. An older FORTIFY_SOURCE that is there already would be redefined.
+HARDENING = -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection -fcf-protection \
+	-ftrivial-auto-var-init=zero -fPIE -pie -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wno-unused-command-line-argument
+HARDENED = -O3 -g $(shell for flag in $(HARDENING); do \
+	echo 'int main(void){return 0;}' | $(CC) -O2 -Werror -Wno-unused-command-line-argument $$flag -x c - -o /dev/null 2>/dev/null && echo $$flag; done)
+
+hardened: $(BUILD)/run
+	$(MAKE) check BUILD=build/hardened CFLAGS="$(HARDENED)"
+	CC="$(CC)" CFLAGS="$(HARDENED)" tests/hardened.sh
+
+# MODEL: a model file; the best of three rounds counts, for a busy machine is slower and never faster.
+MODEL = build/bench/256M-q8.smol
+bench-hardened: build/bench/bench $(MODEL)
+	$(MAKE) BUILD=build/hardened CFLAGS="$(HARDENED)" build/hardened/bench/bench
+	@for round in 1 2 3; do for build in build build/hardened; do \
+		echo "==== $$build" && $$build/bench/bench -t $(THREADS) -r $(REPEAT) $(MODEL) || exit 1; done; done
+
 mcu: run
 	ports/cortex-m/check.sh
 
@@ -183,4 +202,4 @@ windows:
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check sbom repro coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
+.PHONY: demo chat check sbom repro hardened bench-hardened coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
