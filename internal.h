@@ -42,6 +42,9 @@ static inline uint64_t get_u64(const uint8_t *p) { return get_u32(p) | (uint64_t
 
 static inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Where part i of n things begins, when they are divided among n_parts; the next part begins where it ends.
+static inline int share(int n, int i, int n_parts) { return (int)((int64_t)n * i / n_parts); }
+
 static inline float *row_of(float *x, int i, int ld) { return x + (size_t)i * (size_t)ld; }
 
 // ---- image codecs: png.c, jpeg.c, bmp.c ----

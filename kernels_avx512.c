@@ -160,7 +160,8 @@ TARGET static void one_token_q8(float *y, const uint8_t *panel, const Strip *w, 
 }
 
 TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
-    const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0), *low = strip_quants(w), *high = low + (second - w->panel);
+    const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
+    const uint8_t *low = strip_quants(w), *high = low + (second - w->panel);
     Pair pair = {low, high, w->panel, second, w->n_blocks, w->block, w->start,
                  low + 2 * w->panel_bytes, high + 2 * w->panel_bytes, (size_t)w->block * LANES};
     if (x->group == 1) {
@@ -233,7 +234,8 @@ TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows
     size_t group = (size_t)x->group, bytes = LANES * Q4_BLOCK / 2;  // of a block's nibbles
     for (int b = 0; b < w->n_blocks; b += CHUNK) {
         int n = w->n_blocks - b < CHUNK ? w->n_blocks - b : CHUNK;
-        size_t at = (size_t)b * bytes, first = (size_t)b * group, next = b + CHUNK < w->n_blocks ? at + CHUNK * bytes : 2 * w->panel_bytes;
+        size_t at = (size_t)b * bytes, first = (size_t)b * group;
+        size_t next = b + CHUNK < w->n_blocks ? at + CHUNK * bytes : 2 * w->panel_bytes;
         unpack(quants[0], low + at, n);
         unpack(quants[1], high + at, n);
         Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK, b ? NULL : w->start,
@@ -264,8 +266,8 @@ INLINE __m512i four_rows(const __m512i v[4]) {
 // 16 columns of a group, of which n are there, to their places: four of row 0, of row 1, ... row 7, the next four of row 0, ...
 // Returns sums: those of columns 0..3 and 8..11 of each row, then those of the others.
 INLINE __m512i put_group(int8_t *q, const __m512i v[TOKENS], int n, __m512i sums) {
-    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29), one = _mm512_set1_epi8(1);
-    __m512i low = four_rows(v), high = four_rows(v + 4);
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    __m512i low = four_rows(v), high = four_rows(v + 4), one = _mm512_set1_epi8(1);
     __m512i k0 = _mm512_permutex2var_epi32(low, first, high);
     __m512i k8 = _mm512_permutex2var_epi32(low, _mm512_add_epi32(first, _mm512_set1_epi32(2)), high);
     _mm512_mask_storeu_epi32(q, first_lanes(n * 2), k0);
@@ -421,7 +423,8 @@ TARGET static void eight_tokens(float *y, size_t ldy, size_t step, const float *
     const float *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx, *x4 = x3 + ldx, *x5 = x4 + ldx;
     const float *x6 = x5 + ldx, *x7 = x6 + ldx;
     Outputs s0 = load(y, step), s1 = load(y + ldy, step), s2 = load(y + 2 * ldy, step), s3 = load(y + 3 * ldy, step);
-    Outputs s4 = load(y + 4 * ldy, step), s5 = load(y + 5 * ldy, step), s6 = load(y + 6 * ldy, step), s7 = load(y + 7 * ldy, step);
+    Outputs s4 = load(y + 4 * ldy, step), s5 = load(y + 5 * ldy, step);
+    Outputs s6 = load(y + 6 * ldy, step), s7 = load(y + 7 * ldy, step);
     for (int k = 0; k < n_k; k++, low += ldw, high += ldw) {
         __m512 w_low = _mm512_loadu_ps(low), w_high = _mm512_loadu_ps(high);
         s0 = fma_step(s0, w_low, w_high, x + k);

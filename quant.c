@@ -196,9 +196,6 @@ uint64_t tile_floats(int rows) { return (uint64_t)rows * 2 * Q8_BLOCK; }
 
 static float *tile_of(const Workers *w, int thread) { return w->tiles + (size_t)thread * (size_t)tile_floats(w->rows); }
 
-// Where the share of a thread begins; that of the next is where it ends.
-static int share(int n, int thread, int n_threads) { return (int)((int64_t)n * thread / n_threads); }
-
 // Rows from first on, which begins a group.
 static Int8Rows rows_from(const Int8Rows *x, int first) {
     size_t group = (size_t)(first / x->group);

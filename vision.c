@@ -5,7 +5,7 @@
 //                       x += fc2(gelu(fc1(LN2(x))))
 //     LN(x) -- pixel shuffle --> (image_seq_len, v_dim s^2) -- product --> (image_seq_len, dim)        s = scale_factor
 //
-// Each thread takes blocks of VISION_BLOCK patches through a layer on its own: what it works on stays in its cache, and only
+// Each thread takes blocks of up to VISION_BLOCK patches through a layer on its own: what it works on stays in its cache, and only
 // attention needs all patches. When the weights are quantised, so are the products of attention (attention_int8.c).
 
 #include "internal.h"
@@ -23,13 +23,17 @@ typedef struct {
 
 typedef void BlockStep(const Encoder *v, int layer, int first, int n, const VisionRoom *room);
 
-// Takes every block of patches through a step.
-static void for_blocks(const Encoder *v, BlockStep *step, int layer) {
-    int n_threads = v->e->limits.n_threads;
+// Takes every block of patches through a step. Blocks begin with a multiple of unit, and are about as long as each other, so that
+// the threads are done at the same time.
+static void for_blocks(const Encoder *v, BlockStep *step, int layer, int unit) {
+    int n_threads = v->e->limits.n_threads, n_units = (v->n_patch + unit - 1) / unit;
+    int n_blocks = round_up((v->n_patch + VISION_BLOCK - 1) / VISION_BLOCK, n_threads);
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1)
     for (int thread = 0; thread < n_threads; thread++) {
-        for (int p = thread * VISION_BLOCK; p < v->n_patch; p += n_threads * VISION_BLOCK) {
-            step(v, layer, p, v->n_patch - p < VISION_BLOCK ? v->n_patch - p : VISION_BLOCK, &v->e->rooms[thread]);
+        for (int b = thread; b < n_blocks; b += n_threads) {
+            int first = share(n_units, b, n_blocks) * unit, end = share(n_units, b + 1, n_blocks) * unit;
+            int n = (end < v->n_patch ? end : v->n_patch) - first;
+            if (n > 0) step(v, layer, first, n, &v->e->rooms[thread]);
         }
     }
 }
@@ -119,13 +123,13 @@ static void project_out_mlp(const Encoder *v, int layer, int first, int n, const
 static void encoder_layer(const Encoder *v, int i) {
     SmolEngine *e = v->e;
     int layer = e->at.vision_layers + i * N_VISION_LAYER, n_threads = e->limits.n_threads;
-    for_blocks(v, project_qkv, layer);
+    for_blocks(v, project_qkv, layer, VISION_BLOCK);  // as int8_kv_store wants them
     if (v->c->weight_type != WEIGHTS_F32) {
         attention_int8(e->kernel, n_threads, e->vq, (size_t)v->ld, v->n_patch, &e->vkv8, e->vscores);
     } else {
         attention(e->kernel, n_threads, e->vq, v->ld, v->n_patch, v->c->v_heads, &e->vkv, v->n_patch, 0, e->vscores);
     }
-    for_blocks(v, project_out_mlp, layer);
+    for_blocks(v, project_out_mlp, layer, TOKENS);
     engine_trace(e, "model.vision_model.encoder.layers.", i, e->vx, v->n_patch, v->c->v_dim, v->ld);
 }
 
@@ -166,13 +170,13 @@ int smol_encode_tile(SmolEngine *e, const float *pixels, float *features, SmolEr
     const Encoder v = {e, c, pixels, grid, grid * grid, round_up(c->v_dim, LANES)};
     if (!e->limits.vision) return fail(err, SMOL_E_LIMIT, "the engine was started without vision");
 
-    for_blocks(&v, embed_block, 0);
+    for_blocks(&v, embed_block, 0, TOKENS);
     engine_trace(e, "model.vision_model.embeddings", -1, e->vx, v.n_patch, c->v_dim, v.ld);
     for (int i = 0; i < c->v_layers; i++) {
         encoder_layer(&v, i);
         if (e->progress && e->progress(e->user, "layer", i + 1, c->v_layers)) return fail(err, SMOL_E_CANCELLED, "cancelled");
     }
-    for_blocks(&v, last_norm, e->at.post_ln_w);
+    for_blocks(&v, last_norm, e->at.post_ln_w, TOKENS);
     engine_trace(e, "model.vision_model.post_layernorm", -1, e->vx, v.n_patch, c->v_dim, v.ld);
     connect(&v, features);
     return 0;
