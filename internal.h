@@ -141,7 +141,7 @@ typedef struct {
     size_t panel_bytes;  // from panel to panel
     int n_panels;
     int block, n_blocks;
-    const float *start;  // (2 * LANES): what the outputs begin with, as the bias
+    const float *start;  // (2 * LANES), aligned to 64: what the outputs begin with, as the bias
 } Strip;
 
 // y[t][r] = start[r], then fmaf(w_scale[r][b] * x_scale[t][b], (float)isum, y[t][r])   for b = 0, 1, ... n_blocks - 1;  t < n_tok

@@ -155,7 +155,8 @@ static void check_strip(Case c) {
     size_t size = panel_size(c.type, c.block, c.n_blocks), ldy = (size_t)(32 + 16 * random_below(3));
     size_t n_y = (size_t)(n_rows - 1) * ldy + 32;
     uint8_t *panels = random_panels(c.type, c.block, c.n_blocks, c.n_panels, c.extreme);
-    float *start = random_floats(32, c.extreme), *before = random_floats(n_y, 0), *want = aligned_floats(n_y), *y = aligned_floats(n_y);
+    float *start = aligned_floats(32), *before = random_floats(n_y, 0), *want = aligned_floats(n_y), *y = aligned_floats(n_y);
+    for (int i = 0; i < 32; i++) start[i] = random_float(c.extreme);
     memcpy(want, before, n_y * sizeof *y);
     strip_definition(want, ldy, &c, panels, start, &x);
     for (int i = 0; smol_kernel(i); i++) {
