@@ -163,6 +163,7 @@ static void speak(Session *s, Answer *a, const float *logits, SmolSha256 *digest
         a->ids[a->n_ids++] = id;
         if (s->opt.logprobs || s->opt.record || s->replay) logprobs_add(a, logits, c->vocab_size, s->opt.logprobs, id);
         say(s, a, &utf8, id);
+        if (!a->finish && !s->opt.no_loop_check && in_loop(a)) a->finish = "loop";
         if (a->finish) break;
         a->finish = a->n_ids == s->opt.n_tokens ? "length" : smol_position(s->engine) == s->limits.context ? "context" : NULL;
         if (a->finish) break;
@@ -221,6 +222,9 @@ void session_report(const Session *s, const Answer *a) {
         putchar('\n');
     }
     flush_output();
+    if (!strcmp(a->finish, "loop")) {
+        fputs("the answer went round in a loop and was ended; with --no-loop-check it goes on\n", stderr);
+    }
     if (s->opt.logprobs && !s->opt.json) report_logprobs(&s->model, a, s->opt.logprobs);
     if (s->opt.timings) report_timings(a, kernel, s->opt.threads);
 }

@@ -32,7 +32,7 @@ typedef struct {
     float temperature, top_p, min_p, repeat_penalty;
     int top_k;
     uint64_t seed;
-    int no_tiling, raw, special, json, tokenize, info, verify, plan, list_kernels, timings;
+    int no_tiling, no_loop_check, raw, special, json, tokenize, info, verify, plan, list_kernels, timings;
 } Options;
 
 // Fills o from the command line. Returns -1, or the exit status if there is nothing left to do.
@@ -190,6 +190,9 @@ typedef struct {
     double logprob;
 } Likely;
 
+// An answer is a loop when its last tokens, so many at least, are one cycle of at most LOOP_PERIOD, so many times at least.
+enum { LOOP_TOKENS = 128, LOOP_TIMES = 8, LOOP_PERIOD = 64 };
+
 // One answer and what it took.
 typedef struct {
     Buffer text;
@@ -199,7 +202,8 @@ typedef struct {
     Likely *likely;  // (n_ids, 1 + --logprobs) each token of the answer, and the best there were
     const Choice *choices;
     int n_choices;
-    const char *finish;  // stop, length, context, interrupted, choice
+    int runs[LOOP_PERIOD + 1];  // how many of the last tokens were each the same as the one so far before it
+    const char *finish;  // stop, length, context, interrupted, choice, loop
     int n_prompt, n_reused, n_tiles;
     double load_ms, encode_ms, prompt_ms, decode_ms;
     uint8_t logits_sha256[32];
@@ -257,6 +261,9 @@ void json_add_string(Buffer *b, const char *s, size_t n);  // s is UTF-8
 
 // How much of the text, from a byte on, is no stop text and cannot become one; found: a whole one stands there.
 size_t stop_before(const Options *o, const Buffer *text, size_t from, int *found);
+
+// Called after each token: the length of the cycle that the answer goes round in, or 0.
+int in_loop(Answer *a);
 
 // ---- score.c ----
 

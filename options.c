@@ -37,6 +37,7 @@ static const char help[] =
     "      --repeat-penalty F  what prompt and answer have said comes again less likely, as in transformers (1: off)\n"
     "      --seed N          for temperatures above 0 (0)\n"
     "      --stop TEXT       the answer ends before this text, repeatable\n"
+    "      --no-loop-check   let an answer go on of which the last 128 tokens and 8 rounds are a cycle of at most 64\n"
     "      --choices A,B,C   no sampling: how probable each of these answers is, the end of the answer included\n"
     "machine\n"
     "  -c, --context N       tokens that prompt and answer may take together (as needed; chat: 4096)\n"
@@ -139,6 +140,7 @@ static const Option options[] = {
     {"--repeat-penalty", NULL, REAL, 1, offsetof(Options, repeat_penalty), 1, 100},
     {"--seed", NULL, SEED, 1, 0, 0, 0},
     {"--stop", NULL, STOP, 1, 0, 0, 0},
+    {"--no-loop-check", NULL, FLAG, 1, offsetof(Options, no_loop_check), 0, 0},
     {"--choices", NULL, TEXT, 0, offsetof(Options, choice_list), 0, 0},
     {"--logprobs", NULL, COUNT, 0, offsetof(Options, logprobs), 1, 0},
     {"--context", "-c", COUNT, 1, offsetof(Options, context), 1, 0},

@@ -10,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from conftest import ROOT, ppm
+from conftest import ROOT, make_model, ppm
 
 CONTROL = "<|im_start|>"  # id 1
 
@@ -89,6 +89,41 @@ def test_stop_texts(program, tiny):
     for stop in ("not there", text[-3:] + "not there"):  # what was held back is shown in the end
         assert ask(program, *args, "--stop", stop)["text"] == text
         assert program.good(*args, "--stop", stop).decode() == text + "\n"
+
+
+@pytest.fixture(scope="module")
+def looping(tmp_path_factory):
+    """With one table for input and output a random model says the same again and again."""
+    return make_model(tmp_path_factory.mktemp("looping"), n_layers=1, tie=True)
+
+
+def in_loop(tokens):
+    """Whether the last tokens, 128 or more, are a cycle of at most 64, 8 times or more."""
+    for period in range(1, 65):
+        n = max(128, 8 * period)
+        if len(tokens) >= n and tokens[-n + period:] == tokens[-n:-period]:
+            return True
+    return False
+
+
+def test_a_loop_ends_an_answer(program, looping):
+    """At the first token at which it is one, and no sooner; nothing else changes."""
+    n_loops, lengths = 0, set()
+    for question in ("What is it?", "Who said 42.50", "Why not the total", "Why not it?", "Is it?", "How many this."):
+        whole = ask(program, looping, question, "-n", 500, "--no-loop-check")
+        result = program(looping, question, "-n", 500, "--json")
+        answer, tokens = json.loads(result.stdout), whole["tokens"]
+        assert whole["finish"] in ("length", "stop") and result.returncode == 0
+        until = next((n for n in range(1, len(tokens) + 1) if in_loop(tokens[:n])), None)
+        assert answer["tokens"] == tokens[:until]
+        assert answer["finish"] == ("loop" if until else whole["finish"])
+        said = "the answer went round in a loop and was ended; with --no-loop-check it goes on\n" if until else ""
+        assert result.stderr.decode() == said
+        lengths.add(until)
+        if until:
+            n_loops += 1
+            assert ask(program, looping, question, "-n", until - 1)["finish"] == "length"
+    assert n_loops >= 3 and len(lengths) >= 3
 
 
 # ---- choosing tokens ----
@@ -309,7 +344,7 @@ def test_help_and_version(program):
     text = program.good("--help").decode()
     assert max(map(len, text.splitlines())) < 132
     for option in "--image --system --no-tiling --raw --special --tokens --temperature --top-p --top-k --min-p " \
-                  "--repeat-penalty --seed --stop --choices --logprobs --context --threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
+                  "--repeat-penalty --seed --stop --no-loop-check --choices --logprobs --context --threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
         assert option in text
     assert program.good("--version").startswith(b"smol 0.")
 
