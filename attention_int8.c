@@ -100,7 +100,7 @@ static Room room_at(uint8_t *bytes, int n_pos, int head_dim) {
 
 typedef Strip StripOf(const Int8Kv *kv, int head, int panel, int n_panels);  // keys_of, values_of
 
-// y = x W^T for n_q queries, rows first .. end - 1 of W being the head's keys or values: strips of two panels, one after the other.
+// y = x W^T for n_q queries; rows first .. end - 1 of W are the head's keys or values. One strip of two panels after the other.
 static void product(const Kernel *kernel, float *y, size_t ldy, const Int8Rows *x, StripOf *strip_of, const Int8Kv *kv, int head,
                     int first, int end, int n_q) {
     for (int row = first; row < end; row += 2 * LANES) {
@@ -109,7 +109,7 @@ static void product(const Kernel *kernel, float *y, size_t ldy, const Int8Rows *
     }
 }
 
-// The weights of all positions, in int8 as far as they can be, a block of scores at a time while it is in the cache.
+// Scores become weights a block at a time, while they are in the cache.
 static void weigh(const Kernel *kernel, const Int8Kv *kv, int head, const Room *room, int n_q, float inverse[QUERIES]) {
     float factor = 1 / sqrtf((float)kv->head_dim);
     int n_blocks = 0;

@@ -144,7 +144,7 @@ typedef struct {
     const float *start;  // (2 * LANES), aligned to 64: what the outputs begin with, as the bias
 } Strip;
 
-// y[t][r] = start[r], then fmaf(w_scale[r][b] * x_scale[t][b], (float)isum, y[t][r])   for b = 0, 1, ... n_blocks - 1;  t < n_tok
+// y[t][r] = start[r], then fmaf(w_scale[r][b] * x_scale[t][b], (float)isum, y[t][r]) for b = 0, 1, ... n_blocks - 1;  t < n_tok
 // isum: the exact integer product of block b; r runs over the strip's rows. y is room for whole tiles, wherever a kernel finds
 // it convenient to write: 2 * LANES columns, whole groups of x, ldy (a multiple of LANES) from row to row, aligned to 64 bytes.
 typedef void StripProduct(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok);
@@ -246,8 +246,9 @@ uint64_t tile_floats(int rows);
 // All products of one input, shared out among the threads by panels.
 void multiply(const Workers *w, Input *x, const Product *products, int n_products, int n_tok);
 
-// The first half of an MLP: h = silu(x gate^T) (x up^T), or gelu(x gate^T + bias) where up is NULL. h becomes int8 for weights of
-// next_type at once, a block of columns after the other, and floats only if those are: then h->x has room. gate and up are alike.
+// The first half of an MLP: h = silu(x gate^T) (x up^T), or gelu(x gate^T + bias) where up is NULL. h becomes int8 at once, a
+// block of columns after the other, for weights of next_type; or floats if those are, and h->x is the room for them. gate and up
+// are of one type.
 void multiply_activated(const Workers *w, Input *x, const Matrix *gate, const Matrix *up, Input *h, int next_type, int n_tok);
 
 // One row of a matrix: the embedding of a token.

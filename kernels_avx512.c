@@ -418,8 +418,8 @@ INLINE Outputs fma_step(Outputs s, __m512 w_low, __m512 w_high, const float *x) 
 }
 
 // Two panels, or one taken twice (step 0), by eight tokens.
-TARGET static void eight_tokens(float *y, size_t ldy, size_t step, const float *low, const float *high, size_t ldw, const float *x,
-                              size_t ldx, int n_k) {
+TARGET static void eight_tokens(float *y, size_t ldy, size_t step, const float *low, const float *high, size_t ldw,
+                                const float *x, size_t ldx, int n_k) {
     const float *x1 = x + ldx, *x2 = x1 + ldx, *x3 = x2 + ldx, *x4 = x3 + ldx, *x5 = x4 + ldx;
     const float *x6 = x5 + ldx, *x7 = x6 + ldx;
     Outputs s0 = load(y, step), s1 = load(y + ldy, step), s2 = load(y + 2 * ldy, step), s3 = load(y + 3 * ldy, step);

@@ -235,7 +235,9 @@ static int strips_of(const Matrix *w) { return (w->n_rows + 2 * LANES - 1) / (2 
 
 // Waking threads costs microseconds, and milliseconds on a busy machine: a small product is done sooner without. Reading
 // a weight from memory takes about as long as using it for 16 tokens.
-static int threads_for(const Workers *w, int64_t weights, int n_tok) { return weights * (n_tok + 16) < 1 << 22 ? 1 : w->n_threads; }
+static int threads_for(const Workers *w, int64_t weights, int n_tok) {
+    return weights * (n_tok + 16) < 1 << 22 ? 1 : w->n_threads;
+}
 
 // Products that read the input in the same form: all of a layer's do, as a rule.
 static void multiply_alike(const Workers *w, const Input *x, const Product *products, int n_products, int n_tok) {
@@ -259,7 +261,8 @@ static void multiply_alike(const Workers *w, const Input *x, const Product *prod
 
 // The input in the form that weights of this type want.
 static void prepare(const Workers *w, Input *x, int type, int n_tok) {
-    if (type != SMOL_F32X16 && x->block != weight_block(type)) round_input(w->kernel, w->n_threads, x, weight_block(type), n_tok);
+    if (type == SMOL_F32X16 || x->block == weight_block(type)) return;
+    round_input(w->kernel, w->n_threads, x, weight_block(type), n_tok);
 }
 
 void multiply(const Workers *w, Input *x, const Product *products, int n_products, int n_tok) {
@@ -274,7 +277,8 @@ void multiply(const Workers *w, Input *x, const Product *products, int n_product
 // ---- two products with the activation function between them ----
 
 // Q8_BLOCK columns of outputs, of which n are there.  tile (n_tok, Q8_BLOCK)
-static void block_outputs(const Kernel *kernel, float *tile, const Matrix *w, int column, int n, const Input *x, int first, int n_tok) {
+static void block_outputs(const Kernel *kernel, float *tile, const Matrix *w, int column, int n, const Input *x, int first,
+                          int n_tok) {
     if (n < Q8_BLOCK) memset(tile, 0, (size_t)n_tok * Q8_BLOCK * sizeof *tile);
     for (int c = 0; c < n; c += 2 * LANES) strip_outputs(kernel, tile + c, Q8_BLOCK, w, (column + c) / LANES, x, first, n_tok);
 }
@@ -293,7 +297,7 @@ static void put_activated(const Kernel *kernel, const Input *h, int column, int 
     }
 }
 
-// Columns of h, in turn for all tokens, who are as many at a time as a tile has rows.
+// Q8_BLOCK columns of h for all tokens, as many of them at a time as a tile has rows.
 static void activate_columns(const Workers *w, float *tile, const Input *x, const Matrix *gate, const Matrix *up, int column,
                              const Input *h, int n_tok) {
     const VectorOps *ops = w->kernel->ops;

@@ -5,7 +5,7 @@
 //                       x += fc2(gelu(fc1(LN2(x))))
 //     LN(x) -- pixel shuffle --> (image_seq_len, v_dim s^2) -- product --> (image_seq_len, dim)        s = scale_factor
 //
-// Each thread takes blocks of up to VISION_BLOCK patches through a layer on its own: what it works on stays in its cache, and only
+// Each thread takes blocks of at most VISION_BLOCK patches through a layer: what it works on stays in its cache, and only
 // attention needs all patches. When the weights are quantised, so are the products of attention (attention_int8.c).
 
 #include "internal.h"
@@ -23,8 +23,8 @@ typedef struct {
 
 typedef void BlockStep(const Encoder *v, int layer, int first, int n, const VisionRoom *room);
 
-// Takes every block of patches through a step. Blocks begin with a multiple of unit, and are about as long as each other, so that
-// the threads are done at the same time.
+// Takes every block of patches through a step. Blocks begin with a multiple of unit and are about as long as each other, so
+// that the threads are done at the same time.
 static void for_blocks(const Encoder *v, BlockStep *step, int layer, int unit) {
     int n_threads = v->e->limits.n_threads, n_units = (v->n_patch + unit - 1) / unit;
     int n_blocks = round_up((v->n_patch + VISION_BLOCK - 1) / VISION_BLOCK, n_threads);

@@ -115,7 +115,8 @@ static Int8Rows random_rows(const Case *c) {
 }
 
 // y[t][r] = start[r], then fmaf(w_scale * x_scale, (float)isum, y[t][r]), block after block.
-static void strip_definition(float *y, size_t ldy, const Case *c, const uint8_t *panels, const float *start, const Int8Rows *x) {
+static void strip_definition(float *y, size_t ldy, const Case *c, const uint8_t *panels, const float *start,
+                             const Int8Rows *x) {
     size_t size = panel_size(c->type, c->block, c->n_blocks);
     for (int t = 0; t < c->n_tok; t++) {
         for (int r = 0; r < 16 * c->n_panels; r++) {
@@ -155,7 +156,8 @@ static void check_strip(Case c) {
     size_t size = panel_size(c.type, c.block, c.n_blocks), ldy = (size_t)(32 + 16 * random_below(3));
     size_t n_y = (size_t)(n_rows - 1) * ldy + 32;
     uint8_t *panels = random_panels(c.type, c.block, c.n_blocks, c.n_panels, c.extreme);
-    float *start = aligned_floats(32), *before = random_floats(n_y, 0), *want = aligned_floats(n_y), *y = aligned_floats(n_y);
+    float *start = aligned_floats(32), *before = random_floats(n_y, 0);
+    float *want = aligned_floats(n_y), *y = aligned_floats(n_y);
     for (int i = 0; i < 32; i++) start[i] = random_float(c.extreme);
     memcpy(want, before, n_y * sizeof *y);
     strip_definition(want, ldy, &c, panels, start, &x);
@@ -334,7 +336,7 @@ static void check_multiply(int n_cols, int most_rows, int n_tok, int n_some) {
             memset(room, 0x77, room_bytes);
             Input in = {x, ldx, n_cols, int8_rows(room, n_tok, n_cols), 0};
             const Workers workers = {kernel_find(smol_kernel(k)), threads[j], 8 << random_below(2), tiles};
-            for (int i = 0; i < n_products; i++) memcpy(products[i].y, before[i], (size_t)n_tok * products[i].ldy * sizeof(float));
+            for (int i = 0; i < n_products; i++) memcpy(products[i].y, before[i], (size_t)n_tok * products[i].ldy * sizeof *x);
             multiply(&workers, &in, products, n_products, n_tok);
             for (int i = 0; i < n_products * n_some; i++) {
                 const Product *p = &products[i % n_products];
@@ -362,9 +364,10 @@ static void check_activated(int n_cols, int n_rows, int n_tok, int gated) {
     static const int types[] = {SMOL_Q8, SMOL_Q4, SMOL_F32X16}, threads[] = {1, 2, 3, 8};
     int type = types[random_below(3)], next = types[random_below(3)], ldy = round_up(n_rows, 16);
     Matrix gate = random_matrix(type, n_rows, n_cols), up = random_matrix(type, n_rows, n_cols);
-    size_t n_y = (size_t)n_tok * (size_t)ldy, in_bytes = (size_t)int8_bytes(n_tok, n_cols), out_bytes = (size_t)int8_bytes(n_tok, n_rows);
-    float *x = random_floats((size_t)n_tok * (size_t)n_cols, 0), *h = random_floats(n_y, 0), *tiles = aligned_floats((size_t)(8 * tile_floats(16)));
-    float *y = random_floats(n_y, 0), *factor = random_floats(n_y, 0);
+    size_t n_y = (size_t)n_tok * (size_t)ldy;
+    size_t in_bytes = (size_t)int8_bytes(n_tok, n_cols), out_bytes = (size_t)int8_bytes(n_tok, n_rows);
+    float *x = random_floats((size_t)n_tok * (size_t)n_cols, 0), *h = random_floats(n_y, 0);
+    float *tiles = aligned_floats((size_t)(8 * tile_floats(16))), *y = random_floats(n_y, 0), *factor = random_floats(n_y, 0);
     uint8_t *room = aligned_alloc(64, in_bytes), *got = aligned_alloc(64, out_bytes), *want = aligned_alloc(64, out_bytes);
     for (int k = 0; smol_kernel(k); k++) {
         const Workers workers = {kernel_find(smol_kernel(k)), threads[random_below(4)], 8 << random_below(2), tiles};
@@ -386,15 +389,17 @@ static void check_activated(int n_cols, int n_rows, int n_tok, int gated) {
         for (int t = 0; t < n_tok && next != SMOL_F32X16; t += TOKENS) {
             ops->quantise(&rounded, t, group_rows(n_tok, t), y + t * ldy, (size_t)ldy, n_rows, block_of(next));
         }
-        CHECK(good && memcmp(got, want, out_bytes) == 0, "%d x %d, activated, %d tokens, %s, type %d then %d, gated %d", n_rows, n_cols,
-              n_tok, smol_kernel(k), type, next, gated);
+        CHECK(good && memcmp(got, want, out_bytes) == 0, "%d x %d, activated, %d tokens, %s, type %d then %d, gated %d", n_rows,
+              n_cols, n_tok, smol_kernel(k), type, next, gated);
     }
     free((void *)gate.data), free((void *)gate.bias), free((void *)up.data), free((void *)up.bias);
     free(x), free(h), free(tiles), free(y), free(factor), free(room), free(got), free(want);
 }
 
 static void test_activated(void) {
-    for (int round = 0; round < 100; round++) check_activated(1 + random_below(200), 1 + random_below(200), 1 + random_below(20), round % 2);
+    for (int round = 0; round < 100; round++) {
+        check_activated(1 + random_below(200), 1 + random_below(200), 1 + random_below(20), round % 2);
+    }
     check_activated(700, 1000, 40, 1);  // enough for threads
 }
 

@@ -70,8 +70,8 @@ static void use_quantise_group(const VectorOps *ops, Made *m, const Given *g) {
 }
 
 // A group of rows of scores, block by block. x: where they begin.
-static void softmax_int8(const VectorOps *ops, const Int8Rows *to, const float *const x[TOKENS], int n_rows, int n, float factor,
-                         float *inverse) {
+static void softmax_int8(const VectorOps *ops, const Int8Rows *to, const float *const x[TOKENS], int n_rows, int n,
+                         float factor, float *inverse) {
     int n_blocks = (n + 63) / 64;
     for (int b = 0; b < n_blocks; b++) {
         float block[TOKENS * 64] = {0};
