@@ -25,7 +25,7 @@ CFLAGS = -O3 -g
 BUILD = build
 # -ffp-contract=off: a*b+c is fused only where the code says fmaf, so that every compiler gives the same bits.
 # FOLDER: the debug information does not name this one, so that all folders give the same bytes.
-STRICT = -std=c11 -ffp-contract=off $(SSE) $(FOLDER) -Wall -Wextra -Wshadow -Wno-unknown-pragmas
+STRICT = -std=c11 -ffp-contract=off $(SSE) $(FOLDER) -Wall -Wextra -Wshadow -Wvla -Wno-unknown-pragmas
 FOLDER := $(shell $(CC) -ffile-prefix-map=a=b -E -x c /dev/null > /dev/null 2>&1 && echo '-ffile-prefix-map=$(CURDIR)=.')
 
 # 32-bit x86 computes in 80 bits unless told not to.

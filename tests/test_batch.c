@@ -1,6 +1,7 @@
 // test_batch.c: however a prompt is cut into batches and calls, whatever was forgotten before, with every kernel and
 // number of threads: the same logits, bit for bit. The measure is one token at a time in the plain C kernel.
 
+#include "quantised.h"
 #include "tiny.h"
 
 typedef struct {
@@ -112,6 +113,39 @@ static void test_rewind(const Bits *expected) {
     free(arena);
 }
 
+// All but the prompt's last token in one engine; their keys and values, kept and given to another, make the same answer.
+static void test_kept(const Bits *expected) {
+    void *arena, *other_arena;
+    SmolLimits limits = limits_of(32, 1, NULL);
+    SmolEngine *e = tiny_start(&tiny, &limits, &arena), *other = tiny_start(&tiny, &limits, &other_arena);
+    size_t n = smol_kv_bytes(&tiny.model);
+    uint8_t *kept = malloc(n * (size_t)tiny.n_ids);
+    tiny_encode(&tiny, e, NULL);
+    forward_part(e, 0, tiny.n_ids - 1);
+    for (int i = 0; i < tiny.n_ids - 1; i++) smol_kv_get(e, i, kept + (size_t)i * n);
+    for (int i = 0; i < tiny.n_ids - 1; i++) CHECK(smol_kv_add(other, kept + (size_t)i * n) == 0, "position %d", i);
+    CHECK(smol_position(other) == tiny.n_ids - 1 && equal(answer(other, whole, 1), *expected), "from what was kept");
+    while (smol_position(other) < limits.context) CHECK(smol_kv_add(other, kept) == 0, "position %d", smol_position(other));
+    CHECK(smol_kv_add(other, kept) == SMOL_E_LIMIT, "one more than the context holds");
+    free(kept);
+    free(other_arena);
+    free(arena);
+}
+
+// The same with a cache of f16.
+static void test_kept_q8(void) {
+    SmolErr err;
+    size_t n;
+    const SmolModel f32 = tiny.model;
+    unsigned char *bytes = quantised_copy(&f32, SMOL_Q8, &n);
+    if (smol_open(&tiny.model, bytes, n, &err)) tiny_fail(&err);
+    SmolLimits limits = limits_of(32, 1, NULL);
+    Bits expected = run(&limits, whole, 1);
+    test_kept(&expected);
+    tiny.model = f32;
+    free(bytes);
+}
+
 int main(int argc, char **argv) {
     tiny_open(&tiny, argc > 1 ? argv[1] : "tests/golden");
     SmolLimits limits = limits_of(1, 1, "c");
@@ -121,5 +155,7 @@ int main(int argc, char **argv) {
     test_machines(&expected);
     test_context(&expected);
     test_rewind(&expected);
+    test_kept(&expected);
+    test_kept_q8();
     return test_end("test_batch");
 }
