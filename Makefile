@@ -184,12 +184,10 @@ hardened: $(BUILD)/run
 	$(MAKE) check BUILD=build/hardened CFLAGS="$(HARDENED)"
 	CC="$(CC)" CFLAGS="$(HARDENED)" tests/hardened.sh
 
-# MODEL: a model file; the best of three rounds counts, for a busy machine is slower and never faster.
 MODEL = build/bench/256M-q8.smol
-bench-hardened: build/bench/bench $(MODEL)
-	$(MAKE) BUILD=build/hardened CFLAGS="$(HARDENED)" build/hardened/bench/bench
-	@for round in 1 2 3; do for build in build build/hardened; do \
-		echo "==== $$build" && $$build/bench/bench -t $(THREADS) -r $(REPEAT) $(MODEL) || exit 1; done; done
+bench-hardened: build/run $(MODEL)
+	$(MAKE) BUILD=build/hardened CFLAGS="$(HARDENED)" build/hardened/run
+	bench/hardened.sh $(MODEL)
 
 mcu: run
 	ports/cortex-m/check.sh

@@ -22,9 +22,9 @@ static void print_vision(const SmolConfig *c) {
 }
 
 void report_info(const SmolModel *m, const char *name) {
-    static const char *const types[] = {"F32", "F32x16", "Q8", "Q4"};
+    static const char *const types[] = {"F32", "F32x16", "Q8", "Q4"}, *const weights[] = {"f32", "q8", "q4"};
     const SmolConfig *c = &m->config;
-    printf("%s: %zu bytes, %d tensors, model sha256 ", name, m->n_bytes, m->n_tensors);
+    printf("%s: %zu bytes, %d tensors, weights %s, model sha256 ", name, m->n_bytes, m->n_tensors, weights[c->weight_type]);
     print_hex(stdout, m->sha256);
     printf("\n\ndecoder   dim %d, hidden_dim %d, n_layers %d, n_heads %d, n_kv_heads %d, head_dim %d\n"
            "          vocab_size %d%s, max_positions %d, rope_theta %g, rms_norm_eps %g\n",

@@ -2,7 +2,9 @@
 strings in Python, other numbers of threads, another time zone and language."""
 
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -31,3 +33,19 @@ def test_two_exports_are_equal(tmp_path, kind):
         with open(os.path.join(DEMO, "demo.smol"), "rb") as f:
             same = hashlib.sha256(one).digest() == hashlib.sha256(f.read()).digest()
         assert same, "models/demo changed, its README.md included: export models/demo -o models/demo/demo.smol once more"
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8", "q4"])
+def test_info_says_where_a_model_came_from(plain, tmp_path, kind):
+    """Source, exporter, the SHA-256 of every file that was read, the type of weights, and the digest that records name."""
+    export(ROOT, tmp_path / "m.smol", kind)
+    info = plain.good(tmp_path / "m.smol", "--info").decode()
+    provenance = json.loads(info[info.index("\n{\n"):info.index("\n}\n") + 2])
+    assert {k: provenance[k] for k in ("source", "exporter", "revision", "license")} == {
+        "source": "demo", "exporter": "smol.c export 0.1", "revision": None, "license": None}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(provenance["files"])
+    for name, digest in provenance["files"].items():
+        with open(os.path.join(DEMO, name), "rb") as f:
+            assert hashlib.sha256(f.read()).hexdigest() == digest, name
+    known_by = re.search(f"weights {kind}, model sha256 ([0-9a-f]{{64}})\n", info).group(1)
+    assert json.loads(plain.good(tmp_path / "m.smol", "hi", "-n", 1, "--json"))["model_sha256"] == known_by
