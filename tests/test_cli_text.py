@@ -68,6 +68,16 @@ def test_no_pictures(program, text_only, picture, tmp_path):
     assert b"square.ppm: this model reads text only, no pictures\n" in said.stderr
 
 
+def test_no_template(program, text_only):
+    """A template that is not known is one line, which offers what there is; in a chat for each question."""
+    fault = "smol: this model has no chat template that smol.c knows: use --raw\n"
+    assert program.bad(text_only, "hi") == program.bad(text_only, "hi", "--tokenize") == fault
+    assert program.good(text_only, "hi", "--raw", "-n", "2")
+    result = program(text_only, stdin=b"hi\nho\n")
+    assert (result.returncode, result.stdout, result.stderr.decode()) == (1, b"", 2 * fault)
+    assert program.bad(text_only, "hi", "--choices", "yes,no") == fault
+
+
 def test_info_of_a_text_model(program, text_only):
     said = program.good(text_only, "--info").decode()
     assert "encoder" not in said and "pictures" not in said and "model.layers.0.self_attn.q_proj.weight" in said
