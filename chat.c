@@ -126,7 +126,7 @@ static int stats(Session *s, const char *none) {
     int used = smol_position(s->engine), context = s->limits.context;
     (void)none;
     if (s->last.finish) report_timings(&s->last, smol_kernel_name(s->engine), s->opt.threads);
-    fprintf(stderr, "context %d of %d tokens, %d left | %d messages, %d pictures, %d videos\n", used, context, context - used,
+    fprintf(stderr, "context %d of %d tokens, %d left | messages %d, pictures %d, videos %d\n", used, context, context - used,
             s->n_messages, s->n_pictures, s->n_videos);
     fprintf(stderr, "memory: engine %.1f MB, largest picture %.1f MB, model %.1f MB mapped, peak %.1f MB\n",
             (double)s->engine_bytes / 1e6, (double)s->picture_bytes / 1e6, (double)s->model.n_bytes / 1e6,

@@ -113,9 +113,9 @@ def test_drop(program, tiny, picture, other, tmp_path, system):
 def test_stats(program, tiny, picture):
     answers, said = chat(program, tiny, lines=["/stats", f"/image {picture}", "What is it?", "/stats"])
     used = len(answers[0]["prompt_tokens"]) + 5
-    assert said[0] == "context 0 of 1024 tokens, 1024 left | 0 messages, 0 pictures, 0 videos"
+    assert said[0] == "context 0 of 1024 tokens, 1024 left | messages 0, pictures 0, videos 0"
     assert re.fullmatch(r"load .* \| pictures 17 tiles .* \| answer 6 tokens .*/s", said[3])
-    assert said[5] == f"context {used} of 1024 tokens, {1024 - used} left | 2 messages, 1 pictures, 0 videos"
+    assert said[5] == f"context {used} of 1024 tokens, {1024 - used} left | messages 2, pictures 1, videos 0"
     assert re.fullmatch(r"memory: engine [\d.]+ MB, largest picture [\d.]+ MB, model [\d.]+ MB mapped, peak [\d.]+ MB", said[6])
 
 
