@@ -88,6 +88,21 @@ static void test_refused_sizes(void) {
         int code = smol_picture_tiling(&c, cases[i].width, cases[i].height, 1, &t, &err);
         CHECK(code == cases[i].code && err.code == code && has(err.text, cases[i].text), "%d: %s", code, err.text);
     }
+    static const char *const large[] = {"P6 1 4294967295 255\n", "P6 4294967295 1 255\n"};
+    for (int i = 0; i < 2; i++) {
+        SmolPicture p;
+        SmolErr err = {0};
+        int code = smol_picture_probe(&p, large[i], strlen(large[i]), &err);
+        CHECK(code == SMOL_E_LIMIT && has(err.text, "PNM: width or height is too large"), "%d: %s", code, err.text);
+    }
+    // Above 4096 the reference reduces once more.
+    SmolConfig c = settings(8192, 512, 64);
+    SmolTiling wide, high;
+    SmolErr err = {0};
+    CHECK(!smol_picture_tiling(&c, 200, 100, 1, &wide, &err) && wide.resized_w == 4096 && wide.resized_h == 2048, "%d x %d",
+          wide.resized_w, wide.resized_h);
+    CHECK(!smol_picture_tiling(&c, 100, 200, 1, &high, &err) && high.resized_w == 2048 && high.resized_h == 4096, "%d x %d",
+          high.resized_w, high.resized_h);
 }
 
 // ---- pixels ----
@@ -385,6 +400,8 @@ static void test_video_frames(void) {
         int n = smol_video_sample(&c, halves[i].n_total, halves[i].fps, 0, frames, &err);
         CHECK(n == halves[i].n && frames[n - 1] == halves[i].last, "%d frames: %d, to %d", halves[i].n_total, n, frames[n - 1]);
     }
+    c.video_fps = 0.3;
+    CHECK(smol_video_sample(&c, 9, 1, 0, frames, &err) == 3, "2.7 frames are three");
     c.video_fps = 0.01;
     CHECK(smol_video_sample(&c, 3, 1.4, 1, frames, &err) == 1 && frames[0] == 0, "frame %d of three", frames[0]);
     const double no_rates[] = {0, -1, 1e6, (double)NAN};

@@ -306,6 +306,9 @@ static void test_cancel(void) {
     CHECK(code == SMOL_E_CANCELLED && calls == 2 && smol_position(e) == 4, "cancelled after two batches");
     smol_rewind(e, 0);
     CHECK(smol_forward(e, ids, 8, NULL, 0, &logits, &err) == 0, "and again, to the end");
+    smol_rewind(e, 0);
+    calls = -2;
+    CHECK(smol_forward(e, ids, 8, NULL, 0, &logits, &err) == 0 && calls == 2, "too late to be cancelled");
     float *pixels = calloc((size_t)(3 * model.config.tile_size * model.config.tile_size), sizeof *pixels);
     for (int first = 0; first < 2; first++) {
         calls = first;

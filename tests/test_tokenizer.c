@@ -661,7 +661,9 @@ static void check_uncommon(const SmolModel *m, int kind, const SmolMessage *mess
 static void test_uncommon_chats(const SmolModel *m) {
     static const SmolMessage none = {"system", "", 0, NULL, 0, NULL}, terse = {"system", "Terse.", 6, NULL, 0, NULL},
                              hi = {"user", "Hi", 2, NULL, 0, NULL}, ho = {"user", "Ho", 2, NULL, 0, NULL},
-                             blank = {"assistant", "  ", 2, NULL, 0, NULL};
+                             blank = {"assistant", "  ", 2, NULL, 0, NULL}, answer = {"assistant", "x ", 2, NULL, 0, NULL};
+    static const SmolTiling whole = {0};
+    const SmolMessage answers[] = {hi, answer, answer}, systems[] = {terse, terse, hi}, later[] = {{"user", "a<image>", 8, &whole, 1, NULL}};
     const SmolMessage two[] = {hi, ho}, system_only[] = {terse}, empty_system[] = {none, terse, hi}, spaces[] = {hi, blank, ho};
     check_uncommon(m, 3, NULL, 0, "<|im_start|>assistant\n");
     check_uncommon(m, 3, system_only, 1, "<|im_start|>system\nTerse.<|im_end|>\n<|im_start|>assistant\n");
@@ -669,6 +671,11 @@ static void test_uncommon_chats(const SmolModel *m) {
     check_uncommon(m, 4, system_only, 1, "this model's chat template needs a message of the user");
     check_uncommon(m, 5, system_only, 1, "<s>[SYSTEM_PROMPT]Terse.[/SYSTEM_PROMPT]");
     check_uncommon(m, 4, empty_system, 3, "<s>[INST]Terse.\n\nHi[/INST]");
+    check_uncommon(m, 5, answers, 3, "<s>[INST]Hi[/INST]x \n\nx</s>");
+    check_uncommon(m, 5, systems, 3,
+                   "<s>[SYSTEM_PROMPT]Terse.[/SYSTEM_PROMPT][SYSTEM_PROMPT]Terse.[/SYSTEM_PROMPT][INST]Hi[/INST]");
+    check_uncommon(m, 1, later, 1, "<|im_start|>User: a<fake_token_around_image><global-img><image><image><image>"
+                                   "<fake_token_around_image><end_of_utterance>\nAssistant:");
     check_uncommon(m, 4, spaces, 3, "<s>[INST]Hi[/INST]</s>[INST]Ho[/INST]");
 }
 
