@@ -263,7 +263,7 @@ static int is_compared(const char *name) {
 }
 
 // Whether value a of the record differs from value b of now. Goes as deep as make_record, whatever the record holds.
-static int differs(Comparison *c, const char *path, size_t a, size_t b) {
+static int differs(Comparison *c, const char *path, size_t a, size_t b) {  // NOLINT(misc-no-recursion): see above
     const JsonValue *x = &c->recorded->values[a], *y = &c->now->values[b], *of = c->now->values;
     if ((!a && *path) || x->kind != y->kind) return say_difference(c, path, a, b);
     int is_object = y->kind == JSON_OBJECT, index = 0;
