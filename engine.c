@@ -90,8 +90,10 @@ static void layout_decoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
     if (floats) e->h = take_rows(a, n, c->hidden_dim, "decoder activations", err);
     e->cos = take_rows(a, n, c->head_dim / 2, "decoder activations", err);
     e->sin = take_rows(a, n, c->head_dim / 2, "decoder activations", err);
-    e->int8 = arena_take(a, int8_bytes(n, max(c->dim, c->n_heads * c->head_dim)), "decoder activations", err);
-    e->int8_h = arena_take(a, int8_bytes(n, c->hidden_dim), "decoder activations", err);
+    if (c->weight_type != WEIGHTS_F32) {
+        e->int8 = arena_take(a, int8_bytes(n, max(c->dim, c->n_heads * c->head_dim)), "decoder activations", err);
+        e->int8_h = arena_take(a, int8_bytes(n, c->hidden_dim), "decoder activations", err);
+    }
     uint64_t scores = attention_floats(e->limits.context, c->n_heads, c->n_kv_heads, c->head_dim);
     e->scores = arena_take(a, (uint64_t)e->limits.n_threads * scores * sizeof(float), "decoder attention", err);
 }
@@ -129,8 +131,10 @@ static void layout_encoder(SmolEngine *e, SmolArena *a, SmolErr *err) {
         r.a = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
         r.b = take_rows(a, VISION_BLOCK, c->v_dim, "encoder activations", err);
         if (floats) r.h = take_rows(a, n_mlp, c->v_hidden_dim, "encoder activations", err);
-        r.int8 = arena_take(a, int8_bytes(VISION_BLOCK, max(c->v_dim, patch)), "encoder activations", err);
-        r.int8_h = arena_take(a, int8_bytes(n_mlp, c->v_hidden_dim), "encoder activations", err);
+        if (c->weight_type != WEIGHTS_F32) {
+            r.int8 = arena_take(a, int8_bytes(VISION_BLOCK, max(c->v_dim, patch)), "encoder activations", err);
+            r.int8_h = arena_take(a, int8_bytes(n_mlp, c->v_hidden_dim), "encoder activations", err);
+        }
         if (e->rooms) e->rooms[i] = r;
     }
 }
