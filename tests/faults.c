@@ -1,5 +1,6 @@
-// faults.c: a library for LD_PRELOAD under which the program's FAULT_AT-th call for memory fails, libc's own calls included. When it
-// does, the file FAULT_HIT appears. Counted from where the program prepares for Ctrl-C, as the loader's memory is not meant.
+// faults.c: a library for LD_PRELOAD under which the program's FAULT_AT-th call for memory fails, libc's own calls included.
+// When it does, the file FAULT_HIT appears. Counted from where the program prepares for Ctrl-C, as the loader's memory is
+// not meant.
 
 #define _GNU_SOURCE
 

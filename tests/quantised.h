@@ -1,4 +1,5 @@
-// quantised.h: the tiny model with matrices of Q8 or Q4, whose weights are random: for tests that ask whether it works, not what it says.
+// quantised.h: the tiny model with matrices of Q8 or Q4, whose weights are random: for tests that ask whether it works, not
+// what it says.
 
 #ifndef QUANTISED_H
 #define QUANTISED_H
@@ -21,7 +22,8 @@ static inline void fill_panels(unsigned char *data, size_t n, size_t panel, int 
     for (size_t at = 0; at < n; at += panel) {
         memset(data + at, 0, panel);
         for (int i = 0; i < n_blocks * LANES; i++) data[at + 2 * (size_t)i + 1] = 0x12;  // the f16 0.00073
-        for (size_t i = ((size_t)n_blocks * LANES * 2 + 63) / 64 * 64; i < panel; i++) data[at + i] = (unsigned char)(1 + random_below(255));
+        size_t quants = ((size_t)n_blocks * LANES * 2 + 63) / 64 * 64;
+        for (size_t i = quants; i < panel; i++) data[at + i] = (unsigned char)(1 + random_below(255));
     }
 }
 

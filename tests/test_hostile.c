@@ -1,5 +1,6 @@
-// test_hostile.c: a model file that is cut off, changed, absurd or damaged gives an error line or a model that works, and never a read
-// outside the file: every copy has its exact size, so that the address sanitizer would see it. With weights of each type.
+// test_hostile.c: a model file that is cut off, changed, absurd or damaged gives an error line or a model that works, and
+// never a read outside the file: every copy has its exact size, so that the address sanitizer would see it. With weights of
+// each type.
 
 #include "quantised.h"
 #include "try_model.h"
@@ -45,7 +46,8 @@ static void flip(unsigned char *copy, size_t at, int run) {
     SmolErr err;
     for (size_t k = 0; k < sizeof values; k++) {
         copy[at] = values[k];
-        CHECK(try_model(copy, whole.n, run, &err), "%s: byte %zu is %d in place of %d: %.256s", whole.name, at, copy[at], old, err.text);
+        CHECK(try_model(copy, whole.n, run, &err), "%s: byte %zu is %d in place of %d: %.256s", whole.name, at, copy[at], old,
+              err.text);
     }
     copy[at] = old;
 }
@@ -84,7 +86,8 @@ static const Field counts[] = {
 // Not checked: an engine does nothing with them, or only when a video is asked for.
 static const Field unused[] = {{208, "video_max_frames"}, {212, "video_size"}, {224, "bos_id"}, {228, "pad_id"}};
 
-static const Field floats[] = {{104, "rms_norm_eps"}, {144, "v_eps"}, {184, "image_mean"}, {188, "image_mean"}, {192, "image_mean"},
+static const Field floats[] = {{104, "rms_norm_eps"}, {144, "v_eps"}, {184, "image_mean"}, {188, "image_mean"},
+                               {192, "image_mean"},
                                {196, "image_std"}, {200, "image_std"}, {204, "image_std"}};
 
 static const Field unused_floats[] = {{108, "rope_theta"}, {216, "video_fps, half of it"}, {220, "video_fps, the other"}};
@@ -92,7 +95,8 @@ static const Field unused_floats[] = {{108, "rope_theta"}, {216, "video_fps, hal
 // Beyond every bound: refused with a line that names the field. Within them: refused, or a model that works.
 static void test_counts(unsigned char *copy) {
     static const uint32_t beyond[] = {0x7fffffff, 0x80000000, 0xfffffffe, 1u << 21, 1u << 30};
-    static const uint32_t within[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 255, 1 << 10, 1 << 12, 1 << 16, 1 << 18, 1 << 20, 0xffffffff};
+    static const uint32_t within[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 255, 1 << 10, 1 << 12, 1 << 16, 1 << 18, 1 << 20,
+                                      0xffffffff};
     SmolErr err;
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         unsigned char *at = copy + counts[i].offset;
@@ -123,8 +127,8 @@ static void test_floats(unsigned char *copy) {
     for (size_t k = 0; k < sizeof absurd / sizeof *absurd; k++) {
         for (size_t i = 0; i < sizeof floats / sizeof *floats; i++) {
             memcpy(copy + floats[i].offset, &absurd[k], 4);
-            CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT && strstr(err.text, floats[i].name), "%s is %g: %.256s",
-                  floats[i].name, (double)absurd[k], err.text);
+            CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT && strstr(err.text, floats[i].name),
+                  "%s is %g: %.256s", floats[i].name, (double)absurd[k], err.text);
             memcpy(copy + floats[i].offset, whole.bytes + floats[i].offset, 4);
         }
         for (size_t i = 0; i < sizeof unused_floats / sizeof *unused_floats; i++) {
@@ -134,7 +138,8 @@ static void test_floats(unsigned char *copy) {
         }
         double wide = (double)absurd[k];
         memcpy(copy + 176, &wide, 8);
-        CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT && strstr(err.text, "rescale_factor"), "%.256s", err.text);
+        CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT && strstr(err.text, "rescale_factor"), "%.256s",
+              err.text);
         memcpy(copy + 176, whole.bytes + 176, 8);
     }
 }
@@ -147,7 +152,8 @@ static void test_frequencies(unsigned char *copy) {
     for (int j = 0; j < t.n_cols; j++, at += 4) {
         for (size_t k = 0; k < sizeof absurd / sizeof *absurd; k++) {
             memcpy(copy + at, &absurd[k], 4);
-            CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT && strstr(err.text, "rope.inv_freq"), "%.256s", err.text);
+            CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT && strstr(err.text, "rope.inv_freq"),
+                  "%.256s", err.text);
         }
         memcpy(copy + at, whole.bytes + at, 4);
     }
@@ -163,9 +169,11 @@ static void test_strange_weights(unsigned char *copy) {
         smol_tensor(&whole.model, i, &t);
         size_t at = (size_t)((const unsigned char *)t.data - whole.bytes);
         memset(copy + at, 0xff, t.bytes);  // NaN
-        CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT, "%s: %s is NaN: %.256s", whole.name, t.name, err.code ? err.text : "it answers");
+        CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT, "%s: %s is NaN: %.256s", whole.name, t.name,
+              err.code ? err.text : "it answers");
         for (size_t k = 0; k + 3 < t.bytes; k += 4) memcpy(copy + at + k, "\x00\x7c\x80\x7f", 4);  // infinite as f16 and as f32
-        CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT, "%s: %s is infinite: %.256s", whole.name, t.name, err.code ? err.text : "it answers");
+        CHECK(try_model(copy, whole.n, 1, &err) && err.code == SMOL_E_FORMAT, "%s: %s is infinite: %.256s", whole.name, t.name,
+              err.code ? err.text : "it answers");
         memcpy(copy + at, t.data, t.bytes);
     }
 }
@@ -185,7 +193,8 @@ static void test_verify(unsigned char *copy) {
             data[at] ^= (unsigned char)(1 << at % 8);
             err = blank_error();
             int code = smol_verify(&m, i, &err);
-            CHECK(is_good_error(&err, code) && strstr(err.text, t.name), "%s: byte %zu of %s has a flipped bit", whole.name, at, t.name);
+            CHECK(is_good_error(&err, code) && strstr(err.text, t.name), "%s: byte %zu of %s has a flipped bit", whole.name,
+                  at, t.name);
             data[at] ^= (unsigned char)(1 << at % 8);
         }
     }
@@ -237,7 +246,8 @@ static void test_type(const char *name, unsigned char *bytes, size_t n, size_t s
     whole.bytes = bytes;
     whole.n = n;
     whole.name = name;
-    CHECK(smol_open(&whole.model, bytes, n, &err) == 0 && try_model(bytes, n, 1, &err) && err.code == 0, "%s: %s", name, err.text);
+    CHECK(smol_open(&whole.model, bytes, n, &err) == 0 && try_model(bytes, n, 1, &err) && err.code == 0, "%s: %s", name,
+          err.text);
     unsigned char *copy = copy_of(n);
     test_cuts();
     test_flips(step);

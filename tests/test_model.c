@@ -16,7 +16,8 @@ static void test_alignment(void) {
     for (size_t at = 0; at < 64; at++) {
         SmolErr err;
         memcpy(room + at, whole, n_whole);
-        CHECK(try_model(room + at, n_whole, 1, &err) && !err.code == (at % 16 == 0), "a model %zu bytes past a multiple of 64", at);
+        CHECK(try_model(room + at, n_whole, 1, &err) && !err.code == (at % 16 == 0), "a model %zu bytes past a multiple of 64",
+              at);
     }
     free(room);
 }
@@ -114,7 +115,8 @@ static void test_plan(void) {
         size_t n, again;
         CHECK(smol_plan(&model, l, note, &notes, &n, &err) == 0, "plan %zu: %s", i, err.text);
         CHECK(smol_plan(&model, l, NULL, NULL, &again, &err) == 0 && again == n, "plan %zu twice", i);
-        CHECK(n % 64 == 0 && notes.n > 10 && (l->vision ? notes.total > n : notes.total == n), "plan %zu: the buffers add up", i);
+        CHECK(n % 64 == 0 && notes.n > 10 && (l->vision ? notes.total > n : notes.total == n), "plan %zu: the buffers add up",
+              i);
         unsigned char *exact = memory_new(n), *less = memory_new(n);
         int code = smol_start(&e, &model, l, exact, n, &err);
         CHECK(code == 0, "start %zu with what was planned: %s", i, err.text);
@@ -156,7 +158,8 @@ static void test_every_plan(void) {
         for (int at = 0; at <= 64; at += 1 + i % 9) {
             err = blank_error();
             int code = smol_start(&e, &model, &l, m + at, n, &err);
-            CHECK(at % 64 ? code == SMOL_E_MEMORY && is_good_error(&err, code) : code == 0, "an arena %d bytes past a multiple of 64", at);
+            CHECK(at % 64 ? code == SMOL_E_MEMORY && is_good_error(&err, code) : code == 0,
+                  "an arena %d bytes past a multiple of 64", at);
         }
         err = blank_error();
         int code = smol_start(&e, &model, &l, m, n - 1, &err);
@@ -312,7 +315,8 @@ static void test_cancel(void) {
     float *pixels = calloc((size_t)(3 * model.config.tile_size * model.config.tile_size), sizeof *pixels);
     for (int first = 0; first < 2; first++) {
         calls = first;
-        CHECK(smol_encode_tile(e, pixels, smol_features(e), &err) == SMOL_E_CANCELLED && calls == 2, "a tile, cancelled after a layer");
+        CHECK(smol_encode_tile(e, pixels, smol_features(e), &err) == SMOL_E_CANCELLED && calls == 2,
+              "a tile, cancelled after a layer");
     }
     CHECK(smol_encode_tile(e, pixels, smol_features(e), &err) == 0, "and again, to the end");
     free(pixels);

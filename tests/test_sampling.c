@@ -1,5 +1,5 @@
-// test_sampling.c: the choice of a token with every option, against counts that follow from the logits. tests/test_cli.py compares
-// the frequencies with transformers.
+// test_sampling.c: the choice of a token with every option, against counts that follow from the logits. tests/test_cli.py
+// compares the frequencies with transformers.
 
 #include "../internal.h"
 #include "test.h"
@@ -60,7 +60,8 @@ static void test_penalty(void) {
     const int32_t seen[] = {0, 3, 0};
     SmolSampling s = {.temperature = 0, .top_p = 1, .repeat_penalty = 2, .seen = seen, .n_seen = 3};
     CHECK(smol_sample(&engine, logits, &s) == 1, "2 / 2 is below 1.5");
-    CHECK(probs[0] == 1 && probs[3] == -3 && probs[2] == -1, "each is penalised once: %g %g", (double)probs[0], (double)probs[3]);
+    CHECK(probs[0] == 1 && probs[3] == -3 && probs[2] == -1, "each is penalised once: %g %g", (double)probs[0],
+          (double)probs[3]);
     s.n_seen = 0;
     CHECK(smol_sample(&engine, logits, &s) == 0, "nothing was seen");
     s.temperature = 1;

@@ -19,13 +19,17 @@ static void test_sizes(void) {
     uint8_t bytes[128];
     size_t r;
     CHECK(mul_fits(0, SIZE_MAX, &r) && r == 0 && mul_fits(SIZE_MAX, 0, &r) && r == 0, "nothing fits");
-    CHECK(mul_fits(SIZE_MAX, 1, &r) && r == SIZE_MAX && !mul_fits(SIZE_MAX, 2, &r) && !mul_fits(SIZE_MAX / 2 + 1, 2, &r), "products");
+    CHECK(mul_fits(SIZE_MAX, 1, &r) && r == SIZE_MAX && !mul_fits(SIZE_MAX, 2, &r) && !mul_fits(SIZE_MAX / 2 + 1, 2, &r),
+          "products");
     SmolArena counting = {.used = 64}, real = {.base = bytes, .size = 128};
-    CHECK(!arena_take(&counting, UINT64_MAX, "thing", &err) && err.code == SMOL_E_MEMORY && strstr(err.text, "thing"), "%s", err.text);
+    CHECK(!arena_take(&counting, UINT64_MAX, "thing", &err) && err.code == SMOL_E_MEMORY && strstr(err.text, "thing"), "%s",
+          err.text);
     err.code = 0;
-    CHECK(!arena_take(&counting, (uint64_t)SIZE_MAX - 63, "thing", &err) && err.code == SMOL_E_MEMORY, "beyond the last address");
+    CHECK(!arena_take(&counting, (uint64_t)SIZE_MAX - 63, "thing", &err) && err.code == SMOL_E_MEMORY,
+          "beyond the last address");
     CHECK(counting.used == 64, "nothing was taken");
-    CHECK(arena_take(&real, 1, "one", &err) == bytes && arena_take(&real, 64, "more", &err) == bytes + 64 && real.used == 128, "all of it");
+    CHECK(arena_take(&real, 1, "one", &err) == bytes && arena_take(&real, 64, "more", &err) == bytes + 64 && real.used == 128,
+          "all of it");
     CHECK(!arena_take(&real, 1, "last", &err) && strstr(err.text, "last needs 64 bytes, 0 of 128 are left"), "%s", err.text);
 }
 

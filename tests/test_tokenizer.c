@@ -663,7 +663,8 @@ static void test_uncommon_chats(const SmolModel *m) {
                              hi = {"user", "Hi", 2, NULL, 0, NULL}, ho = {"user", "Ho", 2, NULL, 0, NULL},
                              blank = {"assistant", "  ", 2, NULL, 0, NULL}, answer = {"assistant", "x ", 2, NULL, 0, NULL};
     static const SmolTiling whole = {0};
-    const SmolMessage answers[] = {hi, answer, answer}, systems[] = {terse, terse, hi}, later[] = {{"user", "a<image>", 8, &whole, 1, NULL}};
+    const SmolMessage answers[] = {hi, answer, answer}, systems[] = {terse, terse, hi};
+    const SmolMessage later[] = {{"user", "a<image>", 8, &whole, 1, NULL}};
     const SmolMessage two[] = {hi, ho}, system_only[] = {terse}, empty_system[] = {none, terse, hi}, spaces[] = {hi, blank, ho};
     check_uncommon(m, 3, NULL, 0, "<|im_start|>assistant\n");
     check_uncommon(m, 3, system_only, 1, "<|im_start|>system\nTerse.<|im_end|>\n<|im_start|>assistant\n");
@@ -686,7 +687,8 @@ static int contains(const SmolPrompt *p, const char *part) {
 }
 
 static void test_days(const SmolModel *m) {
-    static const struct { double seconds; const char *text; } cases[] = {{86400, " 1 day, 0:00:00 "}, {200000, " 2 days, 7:33:20 "}};
+    static const struct { double seconds; const char *text; } cases[] = {
+        {86400, " 1 day, 0:00:00 "}, {200000, " 2 days, 7:33:20 "}};
     static const double second = 0;
     for (int i = 0; i < 2; i++) {
         SmolVideo video = {1, &second, cases[i].seconds};

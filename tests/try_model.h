@@ -83,8 +83,8 @@ static inline int tokenizes(const SmolModel *m) {
     return good;
 }
 
-// Opens n bytes and, if run, plans, starts and runs the model. Returns 1 for a working model or a clean error; err->code is 0 or
-// the error's.
+// Opens n bytes and, if run, plans, starts and runs the model. Returns 1 for a working model or a clean error; err->code is
+// 0 or the error's.
 static inline int try_model(const unsigned char *bytes, size_t n, int run, SmolErr *err) {
     SmolModel m;
     SmolEngine *e;
