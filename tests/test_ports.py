@@ -130,6 +130,29 @@ def test_memory_that_is_not_there(x86, models, tmp_path):
     assert str(path) in bad_line(x86, models["f32"], "-i", path, "What?")
 
 
+# ---- records ----
+
+@pytest.fixture(scope="module")
+def aarch64(tmp_path_factory):
+    need("aarch64-linux-gnu-gcc", "qemu-aarch64")
+    return ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", build(tmp_path_factory.mktemp("aarch64"), "aarch64-linux-gnu-gcc", "")]
+
+
+@pytest.mark.parametrize("port", ["x86", "arm", "aarch64", "windows"])
+def test_a_record_replays_there_and_back(request, port, here, models, tmp_path):
+    """In each type of weights, with each kernel there; and one that is made there replays here."""
+    program, record = request.getfixturevalue(port), tmp_path / "record.json"
+    asked = ["-i", PICTURE, "-t", "1.5", "--seed", "7", "-n", "5", QUESTION, "--record", record]
+    for model in models.values():
+        assert run(here, model, *asked).returncode == 0
+        for kernel in run(*program, "--kernels").stdout.decode().split():
+            done = run(*program, model, "--replay", record, "--kernel", kernel, "-j", 1)
+            assert done.returncode == 0 and done.stdout.startswith(b"equal: ") and f"kernel {kernel}".encode() in done.stdout, done
+        assert run(*program, model, *asked, "-j", 1).returncode == 0
+        done = run(here, model, "--replay", record)
+        assert done.returncode == 0 and done.stdout.startswith(b"equal: "), done
+
+
 # ---- what would change the bits ----
 
 @pytest.mark.parametrize("flags, why", [
