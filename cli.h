@@ -32,7 +32,7 @@ typedef struct {
     float temperature, top_p, min_p, repeat_penalty;
     int top_k;
     uint64_t seed;
-    int no_tiling, no_loop_check, raw, special, json, tokenize, info, verify, plan, list_kernels, timings;
+    int no_tiling, no_loop_check, raw, special, json, tokenize, info, verify, plan, list_kernels, timings, in_memory;
 } Options;
 
 // Fills o from the command line. Returns -1, or the exit status if there is nothing left to do.
@@ -76,6 +76,9 @@ void buffer_print(Buffer *b, const char *format, ...);  // less than 1000 bytes
 
 // A regular file is mapped where that can be; anything else, and standard input for "-", is read. NULL with err->text filled on failure.
 const uint8_t *load_file(const char *name, size_t *n, SmolErr *err);
+
+// Reads it in any case, into large pages, from which memory is read faster than from those in which the system keeps most files.
+const uint8_t *load_copy(const char *name, size_t *n, SmolErr *err);
 
 // An empty file that vanishes when it is closed, or with the program. It may need the name for a moment; NULL: any place.
 FILE *nameless_file(const char *path);

@@ -53,6 +53,8 @@ static void *map_file(int fd, size_t n) {
     return map;
 }
 
+static void *large_pages(size_t n) { return _aligned_malloc(n, 64); }
+
 FILE *nameless_file(const char *path) {
     char folder[MAX_PATH + 1], name[MAX_PATH + 1];
     if (!path && GetTempPathA(sizeof folder, folder) && GetTempFileNameA(folder, "smo", 0, name)) path = name;
@@ -109,6 +111,16 @@ static void *map_file(int fd, size_t n) {
     madvise(map, n, MADV_HUGEPAGE);  // weights are read as fast as memory gives them: fewer addresses to look up, where Linux can
 #endif
     return map;
+}
+
+// Memory of pages as large as the system has.
+static void *large_pages(size_t n) {
+    void *room = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room == MAP_FAILED) return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(room, n, MADV_HUGEPAGE);
+#endif
+    return room;
 }
 
 FILE *nameless_file(const char *path) {
@@ -283,18 +295,34 @@ static const uint8_t *map_or_read(int fd, uintmax_t size, size_t *n, SmolErr *er
     return read_all(fd, n, err);
 }
 
-const uint8_t *load_file(const char *name, size_t *n, SmolErr *err) {
+static const uint8_t *copy_of(int fd, uintmax_t size, size_t *n, SmolErr *err) {
+    uint8_t *copy = size > PTRDIFF_MAX ? NULL : large_pages((size_t)size);
+    ssize_t got = 1;
+    if (!copy) return no_file(err, "does not fit into memory");
+    for (*n = 0; *n < size && got > 0; *n += (size_t)got) {
+        size_t left = (size_t)size - *n;
+        got = read(fd, copy + *n, left < 1 << 30 ? (unsigned)left : 1u << 30);
+        if (got < 0) return no_file(err, strerror(errno));
+    }
+    return copy;
+}
+
+static const uint8_t *load(const char *name, int copied, size_t *n, SmolErr *err) {
     if (!strcmp(name, "-")) return read_all(STDIN_FILENO, n, err);
     int fd = open(name, O_RDONLY | O_BINARY);
     struct stat info;
     if (fd < 0 || fstat(fd, &info)) return no_file(err, strerror(errno));
     const uint8_t *bytes;
     if (S_ISDIR(info.st_mode)) bytes = no_file(err, "is a folder, not a file");
-    else if (S_ISREG(info.st_mode) && info.st_size > 0) bytes = map_or_read(fd, (uintmax_t)info.st_size, n, err);
+    else if (S_ISREG(info.st_mode) && info.st_size > 0) bytes = (copied ? copy_of : map_or_read)(fd, (uintmax_t)info.st_size, n, err);
     else bytes = read_all(fd, n, err);
     close(fd);
     return bytes;
 }
+
+const uint8_t *load_file(const char *name, size_t *n, SmolErr *err) { return load(name, 0, n, err); }
+
+const uint8_t *load_copy(const char *name, size_t *n, SmolErr *err) { return load(name, 1, n, err); }
 
 // Opens what is to become a file, under a name of its own. Neither a device nor a folder is to be replaced.
 static FILE *begin_file(const char *path, char **unfinished) {

@@ -18,14 +18,15 @@ enum { MAX_RUNS = 100, BATCH = 128, WIDTH = 1024, HEIGHT = 768, N_ANSWER = 32, N
 
 static const char question[] = "What is in this picture?";
 static const char usage[] =
-    "usage: bench [-t THREADS] [-r RUNS] [-s SECONDS] [-k KERNEL] [-o FIGURE] MODEL\n"
+    "usage: bench [-t THREADS] [-r RUNS] [-s SECONDS] [-k KERNEL] [-m] [-o FIGURE] MODEL\n"
     "  -t  threads (2)          -r  runs of each figure, of which the median counts (5)\n"
     "  -s  no further run of a figure that took so long already (60)\n"
+    "  -m  with a copy of the model in memory, not mapped, as --in-memory does it\n"
     "  -o  only the figures whose names begin so, one line each: name, median, unit\n";
 
 typedef struct {
     const char *name, *kernel, *only;
-    int n_threads, n_runs, has_vision;
+    int n_threads, n_runs, has_vision, in_memory;
     double seconds;
     SmolModel model;
     SmolEngine *engine;
@@ -68,15 +69,16 @@ static double report(const Bench *b, const char *name, Runs *r, double work, con
     return middle;
 }
 
-// Ends the line of a figure with what it is of a limit.
-static void report_share(const Bench *b, double rate, const char *unit, const Limit *limit) {
-    if (b->only) return;
-    if (limit->how) printf("; %.3g %s, %.0f %% of %s", rate, unit, 100 * rate / limit->rate, limit->how);
-    putchar('\n');
-}
-
 static void end_line(const Bench *b) {
     if (!b->only) putchar('\n');
+}
+
+// Ends the line of a figure with what it is of a limit.
+static void report_share(const Bench *b, double rate, const char *unit, const Limit *limit) {
+    double share = 100 * rate / limit->rate;
+    if (limit->how && b->only) printf("of %s\t%.3g\t%%\n", limit->how, share);
+    else if (limit->how) printf("; %.3g %s, %.0f %% of %s", rate, unit, share, limit->how);
+    end_line(b);
 }
 
 static int wanted(const Bench *b, const char *figure) { return !b->only || !strncmp(figure, b->only, strlen(b->only)); }
@@ -91,7 +93,7 @@ static void check(const Bench *b, int code) {
 
 static void map_model(Bench *b) {
     size_t n;
-    const uint8_t *bytes = load_file(b->name, &n, &err);
+    const uint8_t *bytes = (b->in_memory ? load_copy : load_file)(b->name, &n, &err);
     if (!bytes) die(b->name, err.text);
     check(b, smol_open(&b->model, bytes, n, &err));
 }
@@ -320,8 +322,9 @@ static void bench_decode(Bench *b) {
     SmolLimits limits = limits_of(b, N_SHORT + N_DECODE, 0, 0);
     start(b, &limits);
     int32_t *ids = some_ids(b, N_SHORT + N_DECODE);
-    Runs r = {0};
+    Runs r = {0}, reading = {0};
     while (more(b, &r)) {
+        add_run(&reading, limits_reading(b->n_threads).rate);
         smol_rewind(b->engine, 0);
         check(b, smol_forward(b->engine, ids, N_SHORT, NULL, 0, &logits, &err));
         double begin = now_ms();
@@ -329,8 +332,7 @@ static void bench_decode(Bench *b) {
         add_run(&r, now_ms() - begin);
     }
     double rate = report(b, "decode", &r, N_DECODE, "tokens/s");
-    report_share(b, bytes_a_token(b) * rate * 1e-9, "GB/s", &b->all.read);
-    if (!b->only) printf("  %-22s %9.3g %%\n", "  of small pages", bytes_a_token(b) * rate * 1e-7 / b->all.read_small.rate);
+    report_share(b, bytes_a_token(b) * rate * 1e-9, "GB/s", &(Limit){"reading between the runs", median(&reading)});
     stop(b);
     free(ids);
 }
@@ -342,7 +344,7 @@ static void report_limits(const char *who, const Limits *l) {
     if (l->int8.how) printf(" int8 %.4g GMAC/s (%s)", l->int8.rate, l->int8.how);
     else printf(" int8 n/a");
     if (l->f32.how) printf(", f32 %.4g GMAC/s (%s)", l->f32.rate, l->f32.how);
-    printf(", reading %.3g GB/s, small pages %.3g GB/s\n", l->read.rate, l->read_small.rate);
+    printf(", reading %.3g GB/s\n", l->read.rate);
 }
 
 static void look_at_model(Bench *b) {
@@ -376,12 +378,13 @@ static void bench_parts(Bench *b) {
 int main(int argc, char **argv) {
     Bench b = {.n_threads = 2, .n_runs = 5, .seconds = 60};
     setvbuf(stdout, NULL, _IOLBF, 0);
-    for (int c; (c = getopt(argc, argv, "t:r:s:k:o:")) != -1;) {
+    for (int c; (c = getopt(argc, argv, "t:r:s:k:o:m")) != -1;) {
         if (c == 't') b.n_threads = atoi(optarg);
         else if (c == 'r') b.n_runs = atoi(optarg);
         else if (c == 's') b.seconds = atof(optarg);
         else if (c == 'k') b.kernel = optarg;
         else if (c == 'o') b.only = optarg;
+        else if (c == 'm') b.in_memory = 1;
         else return fputs(usage, stderr), 2;
     }
     if (optind != argc - 1 || b.n_runs < 1 || b.n_runs > MAX_RUNS) return fputs(usage, stderr), 2;

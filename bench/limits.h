@@ -11,10 +11,13 @@ typedef struct {
 
 typedef struct {
     Limit int8, f32;  // GMAC/s: 10^9 products, each added to a sum, a second
-    Limit read, read_small;  // GB/s from memory, in pages of megabytes if the system has them, and in its ordinary pages
+    Limit read;       // GB/s from memory
 } Limits;
 
-// The best of several runs, since noise only slows down. Takes a second or two.
+// Peaks are the best of several runs, since noise only slows down. Takes a second or two.
 Limits limits_measure(int n_threads);
+
+// A part of it, which changes with what other machines on the same memory do.
+Limit limits_reading(int n_threads);
 
 #endif

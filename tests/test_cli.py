@@ -344,7 +344,7 @@ def test_help_and_version(program):
     text = program.good("--help").decode()
     assert max(map(len, text.splitlines())) < 132
     for option in "--image --system --no-tiling --raw --special --tokens --temperature --top-p --top-k --min-p " \
-                  "--repeat-penalty --seed --stop --no-loop-check --choices --logprobs --context --threads --kernel --kernels --timings --json --tokenize --trace --plan --info --verify".split():
+                  "--repeat-penalty --seed --stop --no-loop-check --choices --logprobs --context --threads --kernel --kernels --in-memory --timings --json --tokenize --trace --plan --info --verify".split():
         assert option in text
     assert program.good("--version").startswith(b"smol 0.")
 
@@ -367,11 +367,19 @@ def test_plan_adds_up_and_is_what_is_used(plain, sanitized, big, tmp_path):
     decoder = sum(s for n, s in rows[:at] if n.startswith("decoder"))
     encoder = sum(s for n, s in rows[:at] if n.startswith("encoder"))
     assert sum(sizes[:at]) - min(decoder, encoder) == sizes[at]
-    assert names[at + 1:] == ("pictures, one at a time", "model file, mapped and not copied", "total")
-    assert sum(sizes[at:-1]) == sizes[-1] and sizes[-2] == os.path.getsize(big)
+    assert names[at + 1:at + 3] == ("pictures, one at a time", "model file, mapped and not copied")
+    assert names[at + 3].startswith("the rest of it: the embedding table") and names[at + 4:] == ("total",)
+    assert sum(sizes[at:-1]) == sizes[-1] and sizes[-3] + sizes[-2] == os.path.getsize(big)
     memory = ask(plain, *args)["memory"]
     assert memory["planned_bytes"] + memory["model_bytes"] == sizes[-1]
-    assert 0.8 * sizes[-1] < memory["peak_bytes"] < sizes[-1] + (10 << 20)
+    assert 0.98 * (sizes[-1] - sizes[-2]) < memory["peak_bytes"] < sizes[-1] + (10 << 20)
+
+
+def test_a_copy_in_memory_answers_the_same(plain, tiny, tmp_path):
+    assert ask(plain, tiny, "hi", "-n", "4", "--in-memory")["logits_sha256"] == ask(plain, tiny, "hi", "-n", "4")["logits_sha256"]
+    model = tmp_path / "empty.smol"
+    model.write_bytes(b"")
+    assert plain(model, "hi", "--in-memory").returncode == 1
 
 
 def test_timings(program, tiny, picture):
