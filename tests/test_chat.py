@@ -7,6 +7,7 @@ import os
 import random
 import re
 import resource
+import select
 import struct
 import time
 
@@ -311,7 +312,7 @@ class Terminal:
         """What came before the text, without it."""
         end = time.monotonic() + seconds
         while text not in self.got:
-            assert time.monotonic() < end, (text, self.got)
+            assert select.select([self.fd], [], [], max(end - time.monotonic(), 0))[0], (text, self.got)
             self.got += os.read(self.fd, 1 << 16)
         before, self.got = self.got.split(text, 1)
         return before
