@@ -286,7 +286,7 @@ static void block_outputs(const Kernel *kernel, float *tile, const Matrix *w, in
 // Columns of a tile become those of h, from token first on.
 static void put_activated(const Kernel *kernel, const Input *h, int column, int n, const float *tile, int first, int n_tok) {
     Int8Rows to = rows_from(&h->int8, first);
-    size_t at = (size_t)(column * to.group);
+    size_t at = (size_t)column * (size_t)to.group;
     for (int t = 0; !h->block && t < n_tok; t++) {
         memcpy((float *)h->x + (size_t)(first + t) * h->ldx + column, tile + t * Q8_BLOCK, (size_t)n * sizeof *tile);
     }

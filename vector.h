@@ -193,7 +193,7 @@ TARGET static inline int8_t *q_place(const Int8Rows *x, int t) {
 }
 
 TARGET static inline size_t scale_place(const Int8Rows *x, int t, int b) {
-    return (size_t)(t / x->group) * x->n_scales + (size_t)(b * x->group + t % x->group);
+    return (size_t)(t / x->group) * x->n_scales + (size_t)b * (size_t)x->group + (size_t)(t % x->group);
 }
 
 // Columns of a token to their places among those of its group.
