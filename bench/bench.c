@@ -310,7 +310,7 @@ static double bytes_a_token(const Bench *b) {
     for (int i = 0; i < b->model.n_tensors; i++) {
         SmolTensor t;
         smol_tensor(&b->model, i, &t);
-        int decoder = !strncmp(t.name, "model.text_model.", 17) || !strncmp(t.name, "lm_head.", 8);
+        int decoder = strncmp(t.name, "model.vision_model.", 19) != 0 && strncmp(t.name, "model.connector.", 16) != 0;
         int table = strstr(t.name, "embed_tokens") != NULL && !b->model.config.tied;
         if (decoder && !table) bytes += (double)t.bytes;
     }
