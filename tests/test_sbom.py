@@ -97,8 +97,8 @@ def third_party(folder):
 
 
 # Not pinned themselves. packaging, packageurl-python and mpmath come with pinned ones that need them; scikit-learn has handwritten
-# digits to train the demonstration model on; llama-cpp-python's module has another name, which is only known where it is installed.
-OTHERS = {"packaging", "packageurl-python", "mpmath", "scikit-learn", "llama-cpp"}
+# digits to train the demonstration model on. The names of modules, too, of which PyPI's name is only known where they are installed.
+OTHERS = {"packaging", "packageurl-python", "mpmath", "scikit-learn", "sklearn", "llama-cpp"}
 
 
 @pytest.mark.parametrize("folder, users", [("export", ("exporter", "tests")), ("tests", ("exporter", "tests")),

@@ -364,8 +364,8 @@ def test_chat_with_a_video_that_does_not_fit(program, model, tmp_path):
     path.write_bytes(ppm_stream(rgb(grays(2000, 1, 1))))
     result = program(model, "--json", "-n", "4", "-c", "200", stdin=f"Who?\n/video {path}\nWhat?\nWhy?\n".encode())
     answers, said = [json.loads(line) for line in result.stdout.splitlines()], result.stderr.decode().splitlines()
-    assert len(answers) == 2 and answers[1]["video"] is None and len(said) == 2
-    assert "the context holds 200" in said[1] and "--max-frames" in said[1]
+    assert len(answers) == 2 and answers[1]["video"] is None and len(said) == 3
+    assert "the context holds 200" in said[1] and "--max-frames" in said[1] and "/drop" in said[2]
     other = program(model, "--json", "-n", "4", "-c", "200", stdin=b"Who?\nWhy?\n").stdout.splitlines()
     assert answers[1]["logits_sha256"] == json.loads(other[1])["logits_sha256"]
 
