@@ -93,7 +93,7 @@ static int work(Session *s) {
     if (s->opt.replay) record_read(s);
     double begin = now_ms();
     size_t n;
-    const uint8_t *bytes = (s->opt.in_memory ? load_copy : load_file)(s->opt.model, &n, &err);
+    const uint8_t *bytes = s->opt.in_memory ? load_copy(s->opt.model, &n, &err) : load_file(s->opt.model, &n, &err);
     if (!bytes || smol_open(&s->model, bytes, n, &err)) die_of_model(s->opt.model, &err);
     s->load_ms = now_ms() - begin;
     if (s->replay) record_check_model(s);
