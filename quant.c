@@ -285,12 +285,13 @@ static void block_outputs(const Kernel *kernel, float *tile, const Matrix *w, in
 
 // Columns of a tile become those of h, from token first on.
 static void put_activated(const Kernel *kernel, const Input *h, int column, int n, const float *tile, int first, int n_tok) {
+    if (!h->block) {
+        float *y = (float *)h->x + (size_t)first * h->ldx + column;
+        for (int t = 0; t < n_tok; t++) memcpy(y + (size_t)t * h->ldx, tile + t * Q8_BLOCK, (size_t)n * sizeof *tile);
+        return;
+    }
     Int8Rows to = rows_from(&h->int8, first);
     size_t at = (size_t)column * (size_t)to.group;
-    for (int t = 0; !h->block && t < n_tok; t++) {
-        memcpy((float *)h->x + (size_t)(first + t) * h->ldx + column, tile + t * Q8_BLOCK, (size_t)n * sizeof *tile);
-    }
-    if (!h->block) return;
     to.q += at, to.scale += at / (size_t)h->block, to.offset += at / (size_t)h->block;
     for (int t = 0; t < n_tok; t += TOKENS) {
         kernel->ops->quantise(&to, t, group_rows(n_tok, t), tile + t * Q8_BLOCK, Q8_BLOCK, n, h->block);
