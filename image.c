@@ -47,9 +47,8 @@ static int64_t pnm_number(Pnm *p) {
 
 // Reads the header, and checks that the file can hold all samples: no room is made for a picture that is not there.
 static int pnm_open(Pnm *p, const uint8_t *bytes, size_t n, SmolErr *err) {
-    if (n < 2) return fail(err, SMOL_E_FORMAT, "PNM: the header is broken or cut off");
-    int kind = bytes[1] - '0', bitmap = kind == 1 || kind == 4;
-    *p = (Pnm){.at = bytes + 2, .end = bytes + n, .kind = kind, .channels = kind % 3 ? 1 : 3};
+    int kind = n > 1 ? bytes[1] - '0' : 0, bitmap = kind == 1 || kind == 4;
+    *p = (Pnm){.at = bytes + (n > 1 ? 2 : n), .end = bytes + n, .kind = kind, .channels = kind % 3 ? 1 : 3};
     int64_t w = pnm_number(p), h = pnm_number(p), maxval = bitmap ? 1 : pnm_number(p);
     if (w < 0 || h < 0 || maxval < 0) return fail(err, SMOL_E_FORMAT, "PNM: the header is broken or cut off");
     if (w > INT32_MAX || h > INT32_MAX) return fail(err, SMOL_E_LIMIT, "PNM: width or height is too large");
