@@ -168,7 +168,7 @@ INLINE void finish_token(float *y, const uint8_t *w_scale, float x_scale, Sums s
 }
 
 // Half a group.
-DOTPROD static void four_tokens(float *const y[4], const Stretch *s, const int8_t *x, const float *x_scale) {
+DOTPROD static void four_tokens(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale) {
     const int8_t *quants = s->quants;
     for (int b = 0; b < s->n_blocks; b++, x_scale += TOKENS) {
         Sums s0 = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}, s1 = s0, s2 = s0, s3 = s0;
@@ -180,18 +180,16 @@ DOTPROD static void four_tokens(float *const y[4], const Stretch *s, const int8_
             s2 = DOT(s2, w, xk, 2);
             s3 = DOT(s3, w, xk, 3);
         }
-        finish_token(y[0], s->scales + 32 * b, x_scale[0], s0);
-        finish_token(y[1], s->scales + 32 * b, x_scale[1], s1);
-        finish_token(y[2], s->scales + 32 * b, x_scale[2], s2);
-        finish_token(y[3], s->scales + 32 * b, x_scale[3], s3);
+        finish_token(y, s->scales + 32 * b, x_scale[0], s0);
+        finish_token(y + ldy, s->scales + 32 * b, x_scale[1], s1);
+        finish_token(y + 2 * ldy, s->scales + 32 * b, x_scale[2], s2);
+        finish_token(y + 3 * ldy, s->scales + 32 * b, x_scale[3], s3);
     }
 }
 
 static void eight_dotprod(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
-    float *out[TOKENS];
-    for (int i = 0; i < TOKENS; i++) out[i] = y + (size_t)i * ldy;
-    four_tokens(out, s, x, x_scale);
-    if (n > 4) four_tokens(out + 4, s, x + 16, x_scale + 4);
+    four_tokens(y, ldy, s, x, x_scale);
+    if (n > 4) four_tokens(y + 4 * ldy, ldy, s, x + 16, x_scale + 4);
 }
 
 // Here a register of x is 16 columns. Two chains for each register of outputs: one would wait for itself.
@@ -250,15 +248,15 @@ INLINE int32x4_t second_token(const PairSums *s, int i) {
     return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(s->rows[2 * i]), vreinterpretq_s64_s32(s->rows[2 * i + 1])));
 }
 
-INLINE void finish_pair(float *const y[2], const uint8_t *w_scale, const float *x_scale, const PairSums *s) {
+INLINE void finish_pair(float *y, size_t ldy, const uint8_t *w_scale, const float *x_scale, const PairSums *s) {
     for (int i = 0; i < LANES / 4; i++) {
-        finish(y[0] + 4 * i, w_scale + 8 * i, x_scale[0], first_token(s, i));
-        finish(y[1] + 4 * i, w_scale + 8 * i, x_scale[1], second_token(s, i));
+        finish(y + 4 * i, w_scale + 8 * i, x_scale[0], first_token(s, i));
+        finish(y + ldy + 4 * i, w_scale + 8 * i, x_scale[1], second_token(s, i));
     }
 }
 
 // Half a group.
-I8MM static void four_tokens_i8mm(float *const y[4], const Stretch *s, const int8_t *x, const float *x_scale) {
+I8MM static void four_tokens_i8mm(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale) {
     const int8_t *quants = s->quants;
     for (int b = 0; b < s->n_blocks; b++, x_scale += TOKENS) {
         PairSums s0 = {{vdupq_n_s32(0)}}, s2;
@@ -269,16 +267,14 @@ I8MM static void four_tokens_i8mm(float *const y[4], const Stretch *s, const int
             s0 = matrix_product(s0, quants, vreinterpretq_s8_s32(vzip1q_s32(k0, k4)));
             s2 = matrix_product(s2, quants, vreinterpretq_s8_s32(vzip2q_s32(k0, k4)));
         }
-        finish_pair(y, s->scales + 32 * b, x_scale, &s0);
-        finish_pair(y + 2, s->scales + 32 * b, x_scale + 2, &s2);
+        finish_pair(y, ldy, s->scales + 32 * b, x_scale, &s0);
+        finish_pair(y + 2 * ldy, ldy, s->scales + 32 * b, x_scale + 2, &s2);
     }
 }
 
 static void eight_i8mm(float *y, size_t ldy, const Stretch *s, const int8_t *x, const float *x_scale, int n) {
-    float *out[TOKENS];
-    for (int i = 0; i < TOKENS; i++) out[i] = y + (size_t)i * ldy;
-    four_tokens_i8mm(out, s, x, x_scale);
-    if (n > 4) four_tokens_i8mm(out + 4, s, x + 16, x_scale + 4);
+    four_tokens_i8mm(y, ldy, s, x, x_scale);
+    if (n > 4) four_tokens_i8mm(y + 4 * ldy, ldy, s, x + 16, x_scale + 4);
 }
 
 static const Products i8mm = {one_dotprod, eight_i8mm, 1};
