@@ -6,7 +6,7 @@ import os
 import gguf
 import numpy as np
 
-from shapes import HEAD_DIM, MAX_POSITIONS, RMS_NORM_EPS, SHAPES, VOCAB_SIZE
+from shapes import MAX_POSITIONS, RMS_NORM_EPS, SHAPES
 
 Q = gguf.GGMLQuantizationType
 # Bytes of a block that hold its scale (an f16), and the standard deviation of random quants, so that values stay in range.
@@ -45,7 +45,7 @@ class Writer(gguf.GGUFWriter):
         self.add_tensor(name, data.reshape(n_rows, -1), raw_dtype=kind)
 
 
-def vocabulary():
+def vocabulary(size):
     """Single bytes, control tokens, and words that nobody says."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = (b for b in range(256) if b not in printable)
@@ -53,14 +53,14 @@ def vocabulary():
     special = SPECIAL + [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
     types = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.CONTROL] * len(special)
     tokens += special
-    types += [gguf.TokenType.NORMAL] * (VOCAB_SIZE - len(tokens))
-    return tokens + [f"ĠĠĠĠ{i}" for i in range(VOCAB_SIZE - len(tokens))], types
+    types += [gguf.TokenType.NORMAL] * (size - len(tokens))
+    return tokens + [f"ĠĠĠĠ{i}" for i in range(size - len(tokens))], types
 
 
 def write_decoder(name, kind, path):
     text = SHAPES[name]["text"]
     dim, hidden = text["hidden_size"], text["intermediate_size"]
-    heads, kv_heads = text["num_attention_heads"], text["num_key_value_heads"]
+    heads, kv_heads, head_dim = text["num_attention_heads"], text["num_key_value_heads"], text["head_dim"]
     w = Writer(path, "llama")
     w.add_context_length(MAX_POSITIONS)
     w.add_embedding_length(dim)
@@ -68,11 +68,13 @@ def write_decoder(name, kind, path):
     w.add_feed_forward_length(hidden)
     w.add_head_count(heads)
     w.add_head_count_kv(kv_heads)
-    w.add_rope_dimension_count(HEAD_DIM)
+    w.add_rope_dimension_count(head_dim)
+    w.add_key_length(head_dim)
+    w.add_value_length(head_dim)
     w.add_rope_freq_base(text["rope_theta"])
     w.add_layer_norm_rms_eps(RMS_NORM_EPS)
-    w.add_vocab_size(VOCAB_SIZE)
-    tokens, types = vocabulary()
+    w.add_vocab_size(text["vocab_size"])
+    tokens, types = vocabulary(text["vocab_size"])
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("smollm")
     w.add_token_list(tokens)
@@ -82,18 +84,18 @@ def write_decoder(name, kind, path):
     w.add_eos_token_id(tokens.index("<end_of_utterance>"))
     # the quantiser gives an output head more bits: a tied embedding is one
     head = Q.Q6_K if kind == Q.Q4_0 else kind
-    w.matrix("token_embd.weight", VOCAB_SIZE, dim, head if SHAPES[name]["tied"] else kind)
+    w.matrix("token_embd.weight", text["vocab_size"], dim, head if SHAPES[name]["tied"] else kind)
     w.vector("output_norm.weight", dim, 1)
     if not SHAPES[name]["tied"]:
-        w.matrix("output.weight", VOCAB_SIZE, dim, head)
+        w.matrix("output.weight", text["vocab_size"], dim, head)
     for i in range(text["num_hidden_layers"]):
         layer = f"blk.{i}."
         w.vector(layer + "attn_norm.weight", dim, 1)
         w.vector(layer + "ffn_norm.weight", dim, 1)
-        w.matrix(layer + "attn_q.weight", heads * HEAD_DIM, dim, kind)
-        w.matrix(layer + "attn_k.weight", kv_heads * HEAD_DIM, dim, kind)
-        w.matrix(layer + "attn_v.weight", kv_heads * HEAD_DIM, dim, kind)
-        w.matrix(layer + "attn_output.weight", dim, heads * HEAD_DIM, kind)
+        w.matrix(layer + "attn_q.weight", heads * head_dim, dim, kind)
+        w.matrix(layer + "attn_k.weight", kv_heads * head_dim, dim, kind)
+        w.matrix(layer + "attn_v.weight", kv_heads * head_dim, dim, kind)
+        w.matrix(layer + "attn_output.weight", dim, heads * head_dim, kind)
         w.matrix(layer + "ffn_gate.weight", hidden, dim, kind)
         w.matrix(layer + "ffn_up.weight", hidden, dim, kind)
         w.matrix(layer + "ffn_down.weight", dim, hidden, kind)
@@ -138,13 +140,17 @@ def write_encoder(name, path):
     w.finish()
 
 
+def written(path, write):
+    if not os.path.exists(path):
+        write(path + ".tmp")
+        os.replace(path + ".tmp", path)
+    return path
+
+
 def files(name, kind, folder):
-    """Paths of decoder and encoder; written if they are not there. kind: q8 or q4."""
+    """Paths of decoder and encoder, or None where the model has no eyes; written if they are not there. kind: q8 or q4."""
     types = {"q8": Q.Q8_0, "q4": Q.Q4_0}
-    decoder = os.path.join(folder, f"{name}-{types[kind].name}.gguf")
-    encoder = os.path.join(folder, f"{name}-mmproj-Q8_0.gguf")
-    for path, write in ((decoder, lambda p: write_decoder(name, types[kind], p)), (encoder, lambda p: write_encoder(name, p))):
-        if not os.path.exists(path):
-            write(path + ".tmp")
-            os.replace(path + ".tmp", path)
-    return decoder, encoder
+    decoder = written(os.path.join(folder, f"{name}-{types[kind].name}.gguf"), lambda p: write_decoder(name, types[kind], p))
+    if not SHAPES[name]["vision"]:
+        return decoder, None
+    return decoder, written(os.path.join(folder, f"{name}-mmproj-Q8_0.gguf"), lambda p: write_encoder(name, p))

@@ -35,7 +35,7 @@ def context(model, n_ctx, threads):
 
 def decode(ctx, first, n):
     """n tokens through the decoder, at once."""
-    ids = (ll.llama_token * n)(*((i * 7919 + 17) % 40000 for i in range(first, first + n)))
+    ids = (ll.llama_token * n)(*((i * 7919 + 17) % 32000 for i in range(first, first + n)))
     if ll.llama_decode(ctx, ll.llama_batch_get_one(ids, n)):
         raise RuntimeError("llama_decode failed")
     ll.llama_get_logits(ctx)

@@ -4,7 +4,8 @@
     python bench/shapes.py 256M build/bench/256M
 
 Only shapes matter for speed. So the folder is the demonstration model's, which has a tokenizer and a chat template of
-the right kind, with these numbers put in and without weights; export/export.py --random fills in the rest.
+the right kind, with these numbers put in and without weights; export/export.py --random fills in the rest. For 22B, which
+has no eyes, it is a configuration and the tokenizer that mistral-common carries.
 """
 
 import json
@@ -32,8 +33,14 @@ SHAPES = {
     "2.2B": {"vision": SIGLIP_SO, "tied": False, "text": {
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32,
         "num_key_value_heads": 32, "rope_theta": 130000.0}},
+    # mistralai/Mistral-Small-Instruct-2409
+    "22B": {"vision": None, "tied": False, "text": {
+        "hidden_size": 6144, "intermediate_size": 16384, "num_hidden_layers": 56, "num_attention_heads": 48,
+        "num_key_value_heads": 8, "rope_theta": 1000000.0, "head_dim": 128, "vocab_size": 32768}},
 }
-HEAD_DIM, VOCAB_SIZE, MAX_POSITIONS, RMS_NORM_EPS = 64, 49280, 8192, 1e-5
+MAX_POSITIONS, RMS_NORM_EPS = 8192, 1e-5
+for shape in SHAPES.values():
+    shape["text"] = {"head_dim": 64, "vocab_size": 49280, **shape["text"]}
 
 
 def demo_json(name):
@@ -49,13 +56,32 @@ def config(name):
     c = demo_json("config.json")
     c.update(scale_factor=shape["vision"]["scale_factor"], tie_word_embeddings=shape["tied"])
     c["vision_config"].update(vision)
-    c["text_config"].update(text, head_dim=HEAD_DIM, vocab_size=VOCAB_SIZE, max_position_embeddings=MAX_POSITIONS,
-                            rms_norm_eps=RMS_NORM_EPS, tie_word_embeddings=shape["tied"],
+    c["text_config"].update(text, max_position_embeddings=MAX_POSITIONS, rms_norm_eps=RMS_NORM_EPS,
+                            tie_word_embeddings=shape["tied"],
                             rope_parameters={"rope_theta": shape["text"]["rope_theta"], "rope_type": "default"})
     return c
 
 
+def write_text_folder(name, folder):
+    import mistral_common
+    tokenizer = os.path.join(os.path.dirname(mistral_common.__file__), "data", "mistral_instruct_tokenizer_240323.model.v3")
+    os.makedirs(folder, exist_ok=True)
+    shutil.copy(tokenizer, os.path.join(folder, "tokenizer.model.v3"))
+    c = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "bos_token_id": 1, "eos_token_id": 2,
+         "hidden_act": "silu", "sliding_window": None, "tie_word_embeddings": SHAPES[name]["tied"],
+         "max_position_embeddings": MAX_POSITIONS, "rms_norm_eps": RMS_NORM_EPS, **SHAPES[name]["text"]}
+    write(folder, "config.json", c)
+    write(folder, "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
+
+
+def write(folder, file, content):
+    with open(os.path.join(folder, file), "w", encoding="utf-8") as f:
+        json.dump(content, f, indent=2)
+
+
 def write_folder(name, folder):
+    if not SHAPES[name]["vision"]:
+        return write_text_folder(name, folder)
     vision = SHAPES[name]["vision"]
     image, processor = demo_json("preprocessor_config.json"), demo_json("processor_config.json")
     image["max_image_size"] = image["video_sampling"]["video_size"] = {"longest_edge": vision["image_size"]}
@@ -64,10 +90,9 @@ def write_folder(name, folder):
     os.makedirs(folder, exist_ok=True)
     for file in TOKENIZER:
         shutil.copy(os.path.join(DEMO, file), folder)
-    contents = {"config.json": config(name), "preprocessor_config.json": image, "processor_config.json": processor}
-    for file, content in contents.items():
-        with open(os.path.join(folder, file), "w", encoding="utf-8") as f:
-            json.dump(content, f, indent=2)
+    write(folder, "config.json", config(name))
+    write(folder, "preprocessor_config.json", image)
+    write(folder, "processor_config.json", processor)
 
 
 if __name__ == "__main__":
