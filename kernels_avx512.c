@@ -174,7 +174,7 @@ TARGET static void strip_q8(float *y, size_t ldy, const Strip *w, const Int8Rows
 
 // ---- Q4 ----
 
-enum { CHUNK = 16 };  // blocks that are unpacked at a time: two panels of them fill half of the first-level cache
+enum { CHUNK = 16 };  // blocks that are unpacked at a time, at most: two panels of them fill half of the first-level cache
 
 // The levels + 128, four times over.
 INLINE __m512i level_table(void) {
@@ -221,7 +221,8 @@ TARGET static void one_token_q4(float *y, const uint8_t *panel, const Strip *w, 
     _mm512_storeu_ps(y, out);
 }
 
-// A chunk of blocks becomes Q8 in the cache, and all tokens meet it before the next.
+// A chunk of blocks becomes Q8 in the cache, and all tokens meet it before the next. Chunks are about equal, as each fetches as
+// many blocks of the next as it has itself.
 TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows *x, int n_tok) {
     _Alignas(64) uint8_t quants[2][CHUNK * LANES * Q4_BLOCK];
     const uint8_t *second = w->panel + (w->n_panels == 2 ? w->panel_bytes : 0);
@@ -232,10 +233,11 @@ TARGET static void strip_q4(float *y, size_t ldy, const Strip *w, const Int8Rows
     }
     const uint8_t *low = strip_quants(w), *high = low + (second - w->panel);
     size_t group = (size_t)x->group, bytes = LANES * Q4_BLOCK / 2;  // of a block's nibbles
-    for (int b = 0; b < w->n_blocks; b += CHUNK) {
-        int n = w->n_blocks - b < CHUNK ? w->n_blocks - b : CHUNK;
+    int n_chunks = (w->n_blocks + CHUNK - 1) / CHUNK;
+    for (int i = 0; i < n_chunks; i++) {
+        int b = share(w->n_blocks, i, n_chunks), end = share(w->n_blocks, i + 1, n_chunks), n = end - b;
         size_t at = (size_t)b * bytes, first = (size_t)b * group;
-        size_t next = b + CHUNK < w->n_blocks ? at + CHUNK * bytes : 2 * w->panel_bytes;
+        size_t next = end < w->n_blocks ? (size_t)end * bytes : 2 * w->panel_bytes;
         unpack(quants[0], low + at, n);
         unpack(quants[1], high + at, n);
         Pair pair = {quants[0], quants[1], w->panel + 32 * b, second + 32 * b, n, Q4_BLOCK, b ? NULL : w->start,
