@@ -21,6 +21,9 @@ import struct
 import sys
 from collections import namedtuple
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the libraries are loaded
+
 import numpy as np
 from tqdm import tqdm
 
@@ -350,6 +353,17 @@ def report_pictures(c):
     print(f"pictures  tiles of {c.tile_size}, longest edge {c.longest_edge}, {c.image_seq_len} tokens a tile")
 
 
+def interrupt(number, frame):
+    """The first Ctrl-C or kill removes the unfinished file; no second one disturbs that."""
+    handle_interrupts(signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def handle_interrupts(handler):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
 def main(args=None):
     parser = argparse.ArgumentParser(description="Hugging Face folder, Mistral's own files or GGUF to .smol file")
     parser.add_argument("source", metavar="SOURCE", help="folder, GGUF file, or name of a hub repository")
@@ -362,7 +376,7 @@ def main(args=None):
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of the repository")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     args = parser.parse_args(args)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a kill, too, removes the unfinished file
+    handle_interrupts(interrupt)
     try:
         require(not args.calibrate or args.type != "f32" and not args.random, "--calibrate is for the weights of q8 and q4")
         c, sha256 = export(args.source, args.output, args.type, args.revision, args.calibrate,

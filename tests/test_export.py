@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -724,17 +725,63 @@ def test_as_a_program_interrupted(tiny, tmp_path, number):
         import os, sys
         sys.path.insert(0, sys.argv[1])
         import export
-        panels = export.panels
+        panels, remove = export.panels, os.remove
         def slow(x):
             assert [name for name in os.listdir(sys.argv[2]) if name.endswith(".tmp")]
             os.kill(os.getpid(), {int(number)})
             return panels(x)
-        export.panels = slow
+        def and_again(path):
+            os.kill(os.getpid(), {int(number)})
+            remove(path)
+        export.panels, os.remove = slow, and_again
         sys.exit(export.main(sys.argv[3:]))"""
     out = tmp_path / "model.smol"
     done = subprocess.run([sys.executable, "-c", program, HERE.parent / "export", tmp_path, tiny, "-o", out],
                           capture_output=True, text=True)
     assert_refused(done.returncode, done.stderr, out, "interrupted")
+
+
+class CtrlC:
+    """Presses it at a line of the exporter, counted from the start; 0: only counts them."""
+
+    def __init__(self, at):
+        self.at, self.n_lines = at, 0
+
+    def __call__(self, frame, event, _):
+        if not frame.f_code.co_filename.startswith(os.path.dirname(export.__file__)):
+            return None
+        self.n_lines += event == "line"
+        if event == "line" and self.n_lines == self.at:
+            signal.raise_signal(signal.SIGINT)
+        return self
+
+    def run(self, *args):
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            return run(*args)
+        finally:
+            sys.settrace(before)
+
+
+@pytest.mark.parametrize("kind", ["f32", "q4"])
+def test_ctrl_c_at_any_line(kind, tiny, tmp_path, capsys):
+    """One line and no file, or it came too late and the file is whole."""
+    out, counter = tmp_path / "model.smol", CtrlC(0)
+    assert counter.run(tiny, out, "--type", kind) == 0
+    whole, statuses = out.read_bytes(), []
+    last = range(counter.n_lines - 30, counter.n_lines + 1)  # each of these: there the file takes its name
+    for at in [*range(1, counter.n_lines, counter.n_lines // 40), *last]:
+        out.unlink(missing_ok=True)
+        try:
+            statuses.append(CtrlC(at).run(tiny, out, "--type", kind))
+        except KeyboardInterrupt:  # where main() has not begun, or is done
+            assert at < 40 or at > counter.n_lines - 5, at
+        err = capsys.readouterr().err
+        assert re.fullmatch("export: interrupted\n|", err), (at, err)
+        assert [p.name for p in tmp_path.iterdir()] in ([], [out.name]), at
+        assert not out.exists() or out.read_bytes() == whole, at
+    assert statuses.count(1) > 40
 
 
 def leaves(value, path=()):
