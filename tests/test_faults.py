@@ -11,6 +11,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
@@ -195,3 +196,33 @@ def test_ctrl_c_at_each_system_call(machine, strace):
         assert not done.err or machine.name in ("chat", "json"), (line, done)
         n_ended += done.status == 130
     assert n_ended > 3
+
+
+# ---- a disk that is full ----
+
+# Mounts a file system of 64 KiB that nobody else sees, fills it, works in it, and lists its files.
+SMALL_DISK = """mount -t tmpfs -o size=64k smol "$0" && cd "$0" || exit 77
+cat /dev/zero > filler 2> /dev/null
+"$@"
+status=$?
+find . -type f >&2
+exit $status"""
+
+
+@pytest.mark.parametrize("name", ["trace", "tiles", "record", "export", "save"])
+def test_full_disk(plain, material, tmp_path, name):
+    """One line, and what has no room is not there, neither whole nor half."""
+    if name == "export":
+        command = [sys.executable, os.path.join(ROOT, "export", "export.py"), os.path.join(ROOT, "models", "demo"), "-o", "new"]
+    else:
+        words = "M -n 2" if name == "save" else COMMANDS[name][0]
+        command = plain.command([material.get(word, word) for word in words.split()])
+    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run([*unshare, "sh", "-c", SMALL_DISK, disk, *command], env=plain.env, capture_output=True, text=True,
+                          input="hi\n/save new\n" if name == "save" else "")
+    if done.returncode == 77 or done.stderr.startswith("unshare: "):
+        pytest.skip("no file systems may be mounted here")
+    assert done.returncode == 1, done
+    assert re.fullmatch(r"(smol|export): [^\n]*No space left on device\n\./filler\n", done.stderr), done
