@@ -10,14 +10,30 @@
 #include <string.h>
 
 #define QUERIES 16  // tokens that share a pass over the keys, with all heads that read the same ones
-#define CHUNK 64    // positions that are taken, and widened from f16, at a time
+#define CHUNK 64    // positions that are taken, and widened to floats, at a time
 
 // ---- the cache ----
 
-uint64_t kv_elements(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_elements) {
-    uint64_t positions = (uint64_t)round_up(n_pos, LANES) * (uint64_t)n_kv_heads;
-    *v_elements = positions * (uint64_t)round_up(head_dim, LANES);
-    return positions * (uint64_t)head_dim;
+static size_t element_bytes(const KvLayer *kv) {
+    return kv->type == KV_F32 ? sizeof(float) : kv->type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t);
+}
+
+static uint64_t positions(const KvLayer *kv) { return (uint64_t)kv->n_kv_heads * (uint64_t)round_up(kv->n_pos, LANES); }
+
+static uint64_t k_bytes(const KvLayer *kv) { return positions(kv) * (uint64_t)kv->head_dim * element_bytes(kv); }
+
+static uint64_t v_bytes(const KvLayer *kv) { return positions(kv) * (uint64_t)round_up(kv->head_dim, LANES) * element_bytes(kv); }
+
+static uint64_t scales_bytes(const KvLayer *kv) { return kv->type == KV_INT8 ? positions(kv) * sizeof(float) : 0; }
+
+uint64_t kv_bytes(const KvLayer *kv) { return k_bytes(kv) + v_bytes(kv) + 2 * scales_bytes(kv); }
+
+void kv_place(KvLayer *kv, void *room) {
+    uint8_t *at = room;
+    kv->k = at;
+    kv->v = at += (size_t)k_bytes(kv);
+    kv->k_scale = (float *)(void *)(at += (size_t)v_bytes(kv));
+    kv->v_scale = (float *)(void *)(at + (size_t)scales_bytes(kv));
 }
 
 // Where the panel of keys (head_dim, 16) that holds this position begins.
@@ -26,69 +42,96 @@ static size_t key_panel(const KvLayer *kv, int head, int position) {
     return ((size_t)head * n_panels + (size_t)(position / LANES)) * (size_t)kv->head_dim * LANES;
 }
 
+// Where the scales of a head begin.
+static size_t scale_row(const KvLayer *kv, int head) { return (size_t)head * (size_t)round_up(kv->n_pos, LANES); }
+
 // Where the values of one position (head_dim rounded up to 16) begin.
 static size_t value_row(const KvLayer *kv, int head, int position) {
-    size_t n_pos = (size_t)round_up(kv->n_pos, LANES);
-    return ((size_t)head * n_pos + (size_t)position) * (size_t)round_up(kv->head_dim, LANES);
+    return (scale_row(kv, head) + (size_t)position) * (size_t)round_up(kv->head_dim, LANES);
 }
 
-// n elements to place i of k or v, step apart.
-static void put(const Kernel *kernel, const KvLayer *kv, void *to, size_t i, size_t step, const float *x, int n) {
-    for (int from = 0, length; from < n; from += length, x += length) {
-        uint16_t half[64];
-        length = n - from < 64 ? n - from : 64;
-        if (kv->is_f16) kernel->ops->narrow(half, x, length);
-        for (int d = 0; d < length; d++, i += step) {
-            if (kv->is_f16) {
-                ((uint16_t *)to)[i] = half[d];
-            } else {
-                ((float *)to)[i] = x[d];
-            }
-        }
-    }
-}
-
-// Lanes of positions to come are left as they are: their scores are computed and never read.
-void kv_store(const Kernel *kernel, const KvLayer *kv, int position, const float *k, const float *v) {
-    size_t size = kv->is_f16 ? sizeof(uint16_t) : sizeof(float);
-    int width = kv->head_dim, pad = round_up(width, LANES) - width;
-    for (int head = 0; head < kv->n_kv_heads; head++, k += width, v += width) {
-        size_t panel = key_panel(kv, head, position), row = value_row(kv, head, position);
-        put(kernel, kv, kv->k, panel + (size_t)(position % LANES), LANES, k, width);
-        put(kernel, kv, kv->v, row, 1, v, width);
-        memset((uint8_t *)kv->v + (row + (size_t)width) * size, 0, (size_t)pad * size);
-    }
-}
-
+// Copies n elements, which lie steps apart.
 static void copy_elements(uint8_t *to, size_t to_step, const uint8_t *from, size_t from_step, size_t size, int n) {
     for (int i = 0; i < n; i++) memcpy(to + (size_t)i * to_step * size, from + (size_t)i * from_step * size, size);
 }
 
+// The key of a position, and its value with the zeros behind it.
+static uint8_t *key_of(const KvLayer *kv, int head, int position) {
+    return (uint8_t *)kv->k + (key_panel(kv, head, position) + (size_t)(position % LANES)) * element_bytes(kv);
+}
+
+static uint8_t *value_of(const KvLayer *kv, int head, int position) {
+    return (uint8_t *)kv->v + value_row(kv, head, position) * element_bytes(kv);
+}
+
+// head_dim floats become elements that lie side by side. Returns their scale.
+static float convert(const Kernel *kernel, const KvLayer *kv, void *to, const float *x) {
+    if (kv->type == KV_INT8) return kernel->ops->narrow8(to, x, kv->head_dim);
+    if (kv->type == KV_F16) kernel->ops->narrow(to, x, kv->head_dim);
+    else memcpy(to, x, (size_t)kv->head_dim * sizeof *x);
+    return 1;
+}
+
+// Lanes of positions to come are left as they are: their scores are computed and never read.
+void kv_store(const Kernel *kernel, const KvLayer *kv, int position, const float *k, const float *v) {
+    size_t size = element_bytes(kv), n = (size_t)kv->head_dim * size;
+    size_t pad = (size_t)(round_up(kv->head_dim, LANES) - kv->head_dim) * size;
+    for (int head = 0; head < kv->n_kv_heads; head++, k += kv->head_dim, v += kv->head_dim) {
+        uint8_t *value = value_of(kv, head, position);
+        float k_scale = convert(kernel, kv, value, k);  // the key passes through the value's place
+        copy_elements(key_of(kv, head, position), LANES, value, 1, size, kv->head_dim);
+        float v_scale = convert(kernel, kv, value, v);
+        memset(value + n, 0, pad);
+        if (kv->type != KV_INT8) continue;
+        kv->k_scale[scale_row(kv, head) + (size_t)position] = k_scale;
+        kv->v_scale[scale_row(kv, head) + (size_t)position] = v_scale;
+    }
+}
+
+static size_t head_bytes(const KvLayer *kv) {
+    return 2 * (size_t)kv->head_dim * element_bytes(kv) + (kv->type == KV_INT8 ? 2 * sizeof(float) : 0);
+}
+
+size_t kv_position_bytes(const KvLayer *kv) { return (size_t)kv->n_kv_heads * head_bytes(kv); }
+
 void kv_get(const KvLayer *kv, int position, uint8_t *out) {
-    size_t size = kv->is_f16 ? sizeof(uint16_t) : sizeof(float), n = (size_t)kv->head_dim * size;
-    for (int head = 0; head < kv->n_kv_heads; head++, out += 2 * n) {
-        size_t k = key_panel(kv, head, position) + (size_t)(position % LANES), v = value_row(kv, head, position);
-        copy_elements(out, 1, (const uint8_t *)kv->k + k * size, LANES, size, kv->head_dim);
-        memcpy(out + n, (const uint8_t *)kv->v + v * size, n);
+    size_t size = element_bytes(kv), n = (size_t)kv->head_dim * size;
+    for (int head = 0; head < kv->n_kv_heads; head++, out += head_bytes(kv)) {
+        copy_elements(out, 1, key_of(kv, head, position), LANES, size, kv->head_dim);
+        memcpy(out + n, value_of(kv, head, position), n);
+        if (kv->type != KV_INT8) continue;
+        memcpy(out + 2 * n, &kv->k_scale[scale_row(kv, head) + (size_t)position], sizeof(float));
+        memcpy(out + 2 * n + sizeof(float), &kv->v_scale[scale_row(kv, head) + (size_t)position], sizeof(float));
     }
 }
 
 void kv_put(const KvLayer *kv, int position, const uint8_t *bytes) {
-    size_t size = kv->is_f16 ? sizeof(uint16_t) : sizeof(float), n = (size_t)kv->head_dim * size;
+    size_t size = element_bytes(kv), n = (size_t)kv->head_dim * size;
     size_t pad = (size_t)(round_up(kv->head_dim, LANES) - kv->head_dim) * size;
-    for (int head = 0; head < kv->n_kv_heads; head++, bytes += 2 * n) {
-        size_t k = key_panel(kv, head, position) + (size_t)(position % LANES), v = value_row(kv, head, position);
-        copy_elements((uint8_t *)kv->k + k * size, LANES, bytes, 1, size, kv->head_dim);
-        memcpy((uint8_t *)kv->v + v * size, bytes + n, n);
-        memset((uint8_t *)kv->v + v * size + n, 0, pad);
+    for (int head = 0; head < kv->n_kv_heads; head++, bytes += head_bytes(kv)) {
+        uint8_t *value = value_of(kv, head, position);
+        copy_elements(key_of(kv, head, position), LANES, bytes, 1, size, kv->head_dim);
+        memcpy(value, bytes + n, n);
+        memset(value + n, 0, pad);
+        if (kv->type != KV_INT8) continue;
+        memcpy(&kv->k_scale[scale_row(kv, head) + (size_t)position], bytes + 2 * n, sizeof(float));
+        memcpy(&kv->v_scale[scale_row(kv, head) + (size_t)position], bytes + 2 * n + sizeof(float), sizeof(float));
     }
 }
 
-// n elements from place i of k or v as floats: where they lie, or widened into room.
+// n elements from place i of k or v as floats, scales aside: where they lie, or widened into room.
 static const float *floats(const Kernel *kernel, const KvLayer *kv, const void *from, size_t i, int n, float *room) {
-    if (!kv->is_f16) return (const float *)from + i;
-    kernel->ops->widen(room, (const uint16_t *)from + i, n);
+    if (kv->type == KV_F32) return (const float *)from + i;
+    if (kv->type == KV_F16) kernel->ops->widen(room, (const uint16_t *)from + i, n);
+    else kernel->ops->widen8(room, (const int8_t *)from + i, n);
     return room;
+}
+
+// Scales of int8 are those of positions: they go to the scores, and to the weights that the values get.
+static void apply_scales(const KvLayer *kv, int head, float *x, const float *scale, int n) {
+    if (kv->type != KV_INT8) return;
+    scale += scale_row(kv, head);
+    for (int i = 0; i < n; i++) x[i] *= scale[i];
 }
 
 // ---- attention ----
@@ -122,7 +165,7 @@ static int seen(const Block *b, int t) { return b->n_seen + (b->causal ? t : 0);
 // from, i, n: of keys or values, as in floats(); strip: what else is to be known of them
 static void multiply_heads(const Block *b, float *y, size_t ldy, const void *from, size_t i, int n, StripF32 strip, const float *x,
                            size_t ldx) {
-    if (b->kv->is_f16 && b->kernel->strip_f16) {
+    if (b->kv->type == KV_F16 && b->kernel->strip_f16) {
         StripF16 half = {(const uint16_t *)from + i, strip.ldw, strip.step, strip.n_panels, strip.n_k, (size_t)n};
         b->kernel->strip_f16(y, ldy, &half, x, ldx, b->group);
     } else {
@@ -149,7 +192,11 @@ static void score(const Block *b) {
         }
     }
     for (int i = 0; i < b->n_q * b->group; i++) {
-        b->kernel->ops->softmax(b->scores + (size_t)i * b->ld, seen(b, i % b->n_q), 1 / sqrtf((float)kv->head_dim));
+        float *row = b->scores + (size_t)i * b->ld;
+        int n = seen(b, i % b->n_q);
+        apply_scales(kv, b->head, row, kv->k_scale, n);
+        b->kernel->ops->softmax(row, n, 1 / sqrtf((float)kv->head_dim));
+        apply_scales(kv, b->head, row, kv->v_scale, n);
     }
 }
 

@@ -32,7 +32,7 @@ typedef struct {
     float temperature, top_p, min_p, repeat_penalty;
     int top_k;
     uint64_t seed;
-    int no_tiling, no_loop_check, raw, special, json, tokenize, info, verify, plan, list_kernels, timings, in_memory;
+    int no_tiling, no_loop_check, raw, special, json, tokenize, info, verify, plan, list_kernels, timings, in_memory, kv_int8;
 } Options;
 
 // Fills o from the command line. Returns -1, or the exit status if there is nothing left to do.

@@ -41,11 +41,13 @@ static float *take_rows(SmolArena *a, int n, int width, const char *name, SmolEr
 
 static int max(int a, int b) { return a > b ? a : b; }
 
-static void take_kv(SmolArena *a, KvLayer *kv, int n_pos, int n_kv_heads, int head_dim, int is_f16, const char *name,
-                    SmolErr *err) {
-    uint64_t v, k = kv_elements(n_pos, n_kv_heads, head_dim, &v), size = is_f16 ? sizeof(uint16_t) : sizeof(float);
-    uint8_t *room = arena_take(a, (k + v) * size, name, err);
-    if (kv) *kv = (KvLayer){room, room ? room + k * size : NULL, n_pos, n_kv_heads, head_dim, is_f16};
+static void take_kv(SmolArena *a, KvLayer *kv, const char *name, SmolErr *err) {
+    void *room = arena_take(a, kv_bytes(kv), name, err);
+    if (room) kv_place(kv, room);
+}
+
+static KvType kv_type(const SmolEngine *e) {
+    return e->limits.kv_int8 ? KV_INT8 : e->model->config.weight_type == WEIGHTS_F32 ? KV_F32 : KV_F16;
 }
 
 // Whether a layer's matrix, of all layers, is kept in floats anywhere: what it reads is then needed in floats.
@@ -68,7 +70,9 @@ static void layout_kept(SmolEngine *e, SmolArena *a, SmolErr *err) {
     const SmolLimits *l = &e->limits;
     e->kv = arena_take(a, (uint64_t)c->n_layers * sizeof *e->kv, "layer table", err);
     for (int i = 0; i < c->n_layers; i++) {
-        take_kv(a, e->kv ? &e->kv[i] : NULL, l->context, c->n_kv_heads, c->head_dim, c->weight_type != WEIGHTS_F32, "KV cache", err);
+        KvLayer kv = {.type = kv_type(e), .n_pos = l->context, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim};
+        take_kv(a, &kv, "KV cache", err);
+        if (e->kv) e->kv[i] = kv;
     }
     if (l->vision) e->rooms = arena_take(a, (uint64_t)l->n_threads * sizeof *e->rooms, "thread table", err);
     layout_workers(e, a, err);
@@ -103,7 +107,8 @@ static void layout_encoder_kv(SmolEngine *e, SmolArena *a, SmolErr *err) {
     const SmolConfig *c = &e->model->config;
     int grid = c->image_size / c->patch_size, n_patch = grid * grid, head_dim = c->v_dim / c->v_heads;
     if (c->weight_type == WEIGHTS_F32) {
-        take_kv(a, &e->vkv, n_patch, c->v_heads, head_dim, 0, "encoder keys and values", err);
+        e->vkv = (KvLayer){.type = KV_F32, .n_pos = n_patch, .n_kv_heads = c->v_heads, .head_dim = head_dim};
+        take_kv(a, &e->vkv, "encoder keys and values", err);
         e->vscores = arena_take(a, (uint64_t)e->limits.n_threads * 4 * attention_floats(n_patch, 1, 1, head_dim),
                                 "encoder attention", err);
         return;
@@ -217,24 +222,17 @@ void smol_rewind(SmolEngine *e, int position) {
 
 // ---- keys and values to keep ----
 
-static size_t layer_kv_bytes(const SmolConfig *c) {
-    size_t size = c->weight_type == WEIGHTS_F32 ? sizeof(float) : sizeof(uint16_t);
-    return (size_t)c->n_kv_heads * 2 * (size_t)c->head_dim * size;
-}
-
-size_t smol_kv_bytes(const SmolModel *m) { return (size_t)m->config.n_layers * layer_kv_bytes(&m->config); }
+size_t smol_kv_bytes(const SmolEngine *e) { return (size_t)e->model->config.n_layers * kv_position_bytes(e->kv); }
 
 void smol_kv_get(const SmolEngine *e, int position, void *out) {
-    const SmolConfig *c = &e->model->config;
-    for (int i = 0; i < c->n_layers; i++) kv_get(&e->kv[i], position, (uint8_t *)out + (size_t)i * layer_kv_bytes(c));
+    uint8_t *to = out;
+    for (int i = 0; i < e->model->config.n_layers; i++, to += kv_position_bytes(e->kv)) kv_get(&e->kv[i], position, to);
 }
 
 int smol_kv_add(SmolEngine *e, const void *bytes) {
-    const SmolConfig *c = &e->model->config;
+    const uint8_t *from = bytes;
     if (e->position == e->limits.context) return SMOL_E_LIMIT;
-    for (int i = 0; i < c->n_layers; i++) {
-        kv_put(&e->kv[i], e->position, (const uint8_t *)bytes + (size_t)i * layer_kv_bytes(c));
-    }
+    for (int i = 0; i < e->model->config.n_layers; i++, from += kv_position_bytes(e->kv)) kv_put(&e->kv[i], e->position, from);
     e->position++;
     return 0;
 }

@@ -182,6 +182,8 @@ typedef struct {
     void (*pack_q8)(uint16_t *scales, uint8_t *quants, const float *x, int n);
     void (*widen)(float *y, const uint16_t *x, int n);
     void (*narrow)(uint16_t *y, const float *x, int n);
+    void (*widen8)(float *y, const int8_t *x, int n);
+    float (*narrow8)(int8_t *y, const float *x, int n);  // x = scale y; returns the scale
     void (*put_rows)(float *y, size_t ldy, const float *tile, size_t ld, int n_rows, int n, int adds);
 } VectorOps;
 
@@ -256,19 +258,26 @@ void matrix_row(float *out, const Matrix *w, int row);
 
 // ---- attention.c: floats ----
 
-// Keys and values of one layer, laid out so that both products of attention are panel products; as f32, or as f16.
+typedef enum { KV_F32, KV_F16, KV_INT8 } KvType;
+
+// Keys and values of one layer, laid out so that both products of attention are panel products.
 typedef struct {
-    void *k;  // (n_kv_heads, n_pos / 16, head_dim, 16): 16 positions side by side
-    void *v;  // (n_kv_heads, n_pos, head_dim rounded up to 16)
-    int n_pos, n_kv_heads, head_dim, is_f16;
+    KvType type;
+    int n_pos, n_kv_heads, head_dim;
+    void *k;                   // (n_kv_heads, n_pos / 16, head_dim, 16): 16 positions side by side
+    void *v;                   // (n_kv_heads, n_pos, head_dim rounded up to 16)
+    float *k_scale, *v_scale;  // of int8, (n_kv_heads, n_pos): one for each head of a position
 } KvLayer;
 
-uint64_t kv_elements(int n_pos, int n_kv_heads, int head_dim, uint64_t *v_elements);  // returns those of k
+uint64_t kv_bytes(const KvLayer *kv);         // of all four parts
+void kv_place(KvLayer *kv, void *room);       // which lie there from now on
+size_t kv_position_bytes(const KvLayer *kv);  // of one position, as kv_get gives them
 
 // Stores the heads of one position: k, v (n_kv_heads * head_dim).
 void kv_store(const Kernel *kernel, const KvLayer *kv, int position, const float *k, const float *v);
 
-// The keys and values of one position as stored, (n_kv_heads, 2, head_dim), out of the cache and into it.
+// The keys and values of one position as stored, (n_kv_heads, 2, head_dim) and each head's two scales behind it, out of the cache
+// and into it.
 void kv_get(const KvLayer *kv, int position, uint8_t *out);
 void kv_put(const KvLayer *kv, int position, const uint8_t *bytes);
 

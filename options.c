@@ -42,6 +42,7 @@ static const char help[] =
     "machine\n"
     "  -c, --context N       tokens that prompt and answer may take together (as needed; chat: 4096)\n"
     "  -j, --threads N       (all processors that it may use)\n"
+    "      --kv-int8         the KV cache in 8 bits: half the memory of a long context, at a small loss\n"
     "      --kernel NAME     use this kernel; --kernels lists those that this machine can run\n"
     "      --in-memory       the model is copied into memory, not mapped: starts later, and may write a third faster\n"
     "output\n"
@@ -145,6 +146,7 @@ static const Option options[] = {
     {"--choices", NULL, TEXT, 0, offsetof(Options, choice_list), 0, 0},
     {"--logprobs", NULL, COUNT, 0, offsetof(Options, logprobs), 1, 0},
     {"--context", "-c", COUNT, 1, offsetof(Options, context), 1, 0},
+    {"--kv-int8", NULL, FLAG, 1, offsetof(Options, kv_int8), 0, 0},
     {"--threads", "-j", COUNT, 0, offsetof(Options, threads), 1, 0},
     {"--kernel", NULL, TEXT, 0, offsetof(Options, kernel), 0, 0},
     {"--kernels", NULL, FLAG, 0, offsetof(Options, list_kernels), 0, 0},

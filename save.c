@@ -76,7 +76,7 @@ static void put_messages(Writer *w, const Session *s) {
 
 static void put_cache(Writer *w, const Session *s) {
     int n = smol_position(s->engine);
-    size_t n_bytes = smol_kv_bytes(&s->model);
+    size_t n_bytes = smol_kv_bytes(s->engine);
     void *bytes = need(NULL, n_bytes, "keys and values");
     put_u32(w, (uint32_t)n);
     put(w, s->cached, (size_t)n * sizeof *s->cached);
@@ -92,7 +92,7 @@ static void put_all(Writer *w, const Session *s) {
     smol_sha256_init(&w->sha);
     put(w, MAGIC, sizeof MAGIC);
     put_u32(w, VERSION);
-    put_u32(w, (uint32_t)smol_kv_bytes(&s->model));
+    put_u32(w, (uint32_t)smol_kv_bytes(s->engine));
     put(w, s->model.sha256, sizeof s->model.sha256);
     put(w, &s->sampling.rng, sizeof s->sampling.rng);
     put_pictures(w, s);
@@ -141,6 +141,7 @@ typedef struct {
     const uint8_t *p;
     size_t n;
     const SmolModel *model;
+    size_t kv_bytes;
     Session *to;  // NULL: only to check
     uint32_t n_pictures, n_videos, n_positions;
     int bad;
@@ -237,7 +238,7 @@ static void get_messages(Reader *r) {
 }
 
 static void get_cache(Reader *r) {
-    size_t n_bytes = smol_kv_bytes(r->model);
+    size_t n_bytes = r->kv_bytes;
     uint32_t n = r->n_positions = get_u32(r, 0, INT32_MAX / sizeof(int32_t));
     const uint8_t *ids = get_bytes(r, n * sizeof(int32_t));
     if (!ids || r->n % n_bytes || r->n / n_bytes != n) r->bad = 1;
@@ -262,7 +263,7 @@ static void get_all(Reader *r) {
 }
 
 // What stands before the numbers of the conversation, and the checksum behind them.
-static int check_frame(const SmolModel *m, const uint8_t *bytes, size_t n, SmolErr *err) {
+static int check_frame(const Session *s, const uint8_t *bytes, size_t n, SmolErr *err) {
     SmolSha256 sha;
     uint8_t digest[DIGEST];
     uint32_t version = 0, kv_bytes = 0;
@@ -278,14 +279,14 @@ static int check_frame(const SmolModel *m, const uint8_t *bytes, size_t n, SmolE
     smol_sha256_add(&sha, bytes, n - DIGEST);
     smol_sha256_end(&sha, digest);
     if (memcmp(digest, bytes + n - DIGEST, DIGEST) != 0) return refuse(err, "is cut off or damaged: its checksum does not fit");
-    if (memcmp(bytes + 16, m->sha256, sizeof m->sha256) != 0) return refuse(err, "was saved with another model");
-    if (kv_bytes != smol_kv_bytes(m)) return refuse(err, "holds keys and values of another type than this model's");
+    if (memcmp(bytes + 16, s->model.sha256, sizeof s->model.sha256) != 0) return refuse(err, "was saved with another model");
+    if (kv_bytes != smol_kv_bytes(s->engine)) return refuse(err, "was saved with, or without, --kv-int8: start the chat in the same way");
     return 0;
 }
 
 static int take(Session *s, const uint8_t *bytes, size_t n, SmolErr *err) {
-    if (check_frame(&s->model, bytes, n, err)) return -1;
-    Reader all = {.p = bytes + FRAME, .n = n - FRAME - DIGEST, .model = &s->model}, check = all;
+    if (check_frame(s, bytes, n, err)) return -1;
+    Reader all = {.p = bytes + FRAME, .n = n - FRAME - DIGEST, .model = &s->model, .kv_bytes = smol_kv_bytes(s->engine)}, check = all;
     get_all(&check);
     if (check.bad) return refuse(err, "is damaged: what it says cannot be");
     if (check.n_positions > (uint32_t)s->limits.context) {

@@ -60,7 +60,7 @@ static void start(Score *s, int window) {
     SmolErr err;
     size_t bytes;
     s->limits = (SmolLimits){.context = window, .batch = window < BATCH ? window : BATCH, .n_threads = s->opt->threads,
-                             .all_logits = 1, .kernel = s->opt->kernel};
+                             .all_logits = 1, .kv_int8 = s->opt->kv_int8, .kernel = s->opt->kernel};
     if (smol_plan(s->model, &s->limits, NULL, NULL, &bytes, &err)) die(NULL, err.text);
     void *arena = aligned_64(need(NULL, bytes + 63, "engine"));
     if (smol_start(&s->engine, s->model, &s->limits, arena, bytes, &err)) die(NULL, err.text);

@@ -348,6 +348,7 @@ int session_plan(Session *s, SmolErr *err) {
         .n_threads = o->threads,
         .vision = (!o->prompt && sees) || s->n_pictures > 0 || s->n_videos > 0,
         .all_logits = o->trace != NULL,
+        .kv_int8 = o->kv_int8,
         .kernel = o->kernel,
     };
     return smol_plan(&s->model, &s->limits, NULL, NULL, &s->engine_bytes, err);

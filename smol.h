@@ -253,6 +253,7 @@ typedef struct {
     int n_threads;
     int vision;          // 0: text only, no encoder buffers
     int all_logits;      // 1: the trace gets the logits of every prompt position, not only the last
+    int kv_int8;         // 1: keys and values in 8 bits, each head's with a scale; 0: f16, or f32 for a model of floats
     const char *kernel;  // NULL: the best this machine has
 } SmolLimits;
 
@@ -299,8 +300,8 @@ int smol_position(const SmolEngine *e);         // tokens in the KV cache
 void smol_rewind(SmolEngine *e, int position);  // forget all from this position on
 
 // The keys and values of a position, to keep them and to have them again, in this order, in another engine of the same
-// model. smol_kv_add gives 0, or SMOL_E_LIMIT when the context is full.
-size_t smol_kv_bytes(const SmolModel *m);
+// model with the same kv_int8. smol_kv_add gives 0, or SMOL_E_LIMIT when the context is full.
+size_t smol_kv_bytes(const SmolEngine *e);
 void smol_kv_get(const SmolEngine *e, int position, void *out);
 int smol_kv_add(SmolEngine *e, const void *bytes);
 

@@ -284,6 +284,17 @@ TARGET static void softmax_block(const Int8Rows *to, int first, int n_rows, int 
 
 #endif
 
+// A vector of the KV cache, x = scale y. Returns the scale.
+TARGET static float narrow8(int8_t *y, const float *x, int n) {
+    float most = largest(x, n), inverse = inverse_scale(most);
+    for (int i = 0; i < n; i++) y[i] = (int8_t)quantised(x[i], inverse);
+    return scale_of(most);
+}
+
+TARGET static void widen8(float *y, const int8_t *x, int n) {
+    for (int i = 0; i < n; i++) y[i] = x[i];
+}
+
 // The scales of a group's rows, of which n_rows are there, once all their peaks are known: e^(factor (peak - row's largest)).
 // inverse: the reciprocals of the rows' sums, so that the weights, as rounded, add up to 1.  inverse (TOKENS)
 TARGET static void softmax_scales(const Int8Rows *to, int first, int n_rows, int n_blocks, float factor, float *inverse) {
@@ -353,6 +364,7 @@ TARGET static void put_rows(float *y, size_t ldy, const float *tile, size_t ld, 
 }
 
 static const VectorOps vector_ops = {rmsnorm,       layernorm,      softmax, gelu_tanh, silu_multiply, quantise,
-                                     softmax_block, softmax_scales, pack_q8, widen,     narrow,        put_rows};
+                                     softmax_block, softmax_scales, pack_q8, widen,     narrow,        widen8,
+                                     narrow8,       put_rows};
 
 #endif

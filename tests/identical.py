@@ -21,6 +21,7 @@ from configs import CONFIGS, LONG, Config
 from harness import ENVIRONMENT, ROOT, call, save_pictures
 
 TYPES = ("f32", "q8", "q4")
+KV = "q8 kv-int8"  # a fourth column of the model that runs everywhere
 THREADS = (1, 2, 3, 8)
 PIECES = ("0", "3,1,17,2,16,5,31", "1")  # the prompt at once, in uneven calls, token by token
 N_NEW = 6
@@ -52,7 +53,7 @@ DEMO_FOLDER = os.path.join(ROOT, "models", "demo")
 
 
 def make_model(config, folder):
-    """[(column, model file, picture, ids)] for each type."""
+    """[(column, model file, picture, whether it is split, whether keys and values are int8, ids)] for each type."""
     if config is DEMO:
         source, picture = DEMO_FOLDER, os.path.join(DEMO_FOLDER, "pictures", "06_display.png")
     else:
@@ -64,7 +65,9 @@ def make_model(config, folder):
         call(sys.executable, "export/export.py", source, "-o", model, "--type", kind, "--quiet")
         options = ["-i", picture] + ([] if config.tiling else ["--no-tiling"])
         ids = call(os.path.join(ROOT, "build", "run"), model, *options, "--tokenize", "--", config.text)
-        made.append((f"{config.name} {kind}", model, picture, int(config.tiling), ids))
+        made.append((f"{config.name} {kind}", model, picture, int(config.tiling), 0, ids))
+        if config.name == LIGHT and KV.startswith(kind):
+            made.append((f"{config.name} {KV}", model, picture, int(config.tiling), 1, ids))
     return made
 
 
@@ -77,8 +80,8 @@ def build(name, compiler, flags, folder):
 
 def run(command, model, variants):
     """{(kernel, threads, pieces): digest}"""
-    _, path, picture, split, ids = model
-    command = [*command, path, picture, str(split), str(N_NEW), *(f"{k}/{t}/{p}" for k, t, p in variants)]
+    _, path, picture, split, kv_int8, ids = model
+    command = [*command, path, picture, str(split), str(kv_int8), str(N_NEW), *(f"{k}/{t}/{p}" for k, t, p in variants)]
     done = subprocess.run(command, env=ENVIRONMENT, input=ids, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return {tuple(line.split()[0].split("/")): line.split()[1] for line in done.stdout.splitlines()}

@@ -1,7 +1,7 @@
 // logits.c: the SHA-256 of all logits, of every position of a prompt and of an answer, as a variant of the engine computes them.
 //
-//     logits                                              names the kernels that this machine can run
-//     logits MODEL PICTURE|- SPLIT N_NEW VARIANT...       ids of the prompt from standard input
+//     logits                                                  names the kernels that this machine can run
+//     logits MODEL PICTURE|- SPLIT KV_INT8 N_NEW VARIANT...   ids of the prompt from standard input
 //
 // A variant is KERNEL/THREADS/PIECES: the prompt goes in by calls of so many tokens, by turns; 0: all that is left. After the
 // prompt N_NEW tokens follow, each the most probable one. Prints a line for each variant: its name and the digest.
@@ -44,11 +44,12 @@ static const float *forward(SmolEngine *e, const int32_t *ids, int n, int *row) 
 }
 
 // pieces: numbers with commas between them.
-static void run(const char *kernel, int n_threads, const char *pieces, int n_new, unsigned char digest[32]) {
+static void run(const char *kernel, int n_threads, const char *pieces, int kv_int8, int n_new, unsigned char digest[32]) {
     void *arena;
     SmolSha256 sha;
     SmolLimits limits = {.context = t.n_ids + n_new, .batch = *pieces == '0' ? t.n_ids : 32, .n_image_tokens = t.tiling.n_tokens,
-                         .n_threads = n_threads, .vision = t.tiling.n_tiles > 0, .all_logits = 1, .kernel = kernel};
+                         .n_threads = n_threads, .vision = t.tiling.n_tiles > 0, .all_logits = 1,
+                         .kv_int8 = kv_int8, .kernel = kernel};
     SmolEngine *e = tiny_start(&t, &limits, &arena);
     smol_sha256_init(&sha);
     if (t.tiling.n_tiles) tiny_encode(&t, e, NULL);
@@ -75,19 +76,19 @@ int main(int argc, char **argv) {
     SmolErr err;
     size_t n;
     for (int i = 0; argc == 1 && smol_kernel(i); i++) puts(smol_kernel(i));
-    if (argc < 6) return argc != 1;
+    if (argc < 7) return argc != 1;
     unsigned char *bytes = read_file(argv[1], &n);
     if (!bytes) return fprintf(stderr, "%s cannot be read\n", argv[1]), 2;
     if (smol_open(&t.model, memcpy(aligned_memory(n), bytes, n), n, &err)) tiny_fail(&err);
     if (strcmp(argv[2], "-") != 0) load_picture(argv[2], atoi(argv[3]));
     while (t.n_ids < TINY_IDS && scanf("%d", &t.ids[t.n_ids]) == 1) t.n_ids++;
-    for (int i = 5; i < argc; i++) {
+    for (int i = 6; i < argc; i++) {
         char kernel[32], text[65], *slash = strchr(argv[i], '/'), *second = slash ? strchr(slash + 1, '/') : NULL;
         unsigned char digest[32];
         if (!second || slash - argv[i] >= (int)sizeof kernel) return 2;
         memset(kernel, 0, sizeof kernel);
         memcpy(kernel, argv[i], (size_t)(slash - argv[i]));
-        run(kernel, atoi(slash + 1), second + 1, atoi(argv[4]), digest);
+        run(kernel, atoi(slash + 1), second + 1, atoi(argv[4]), atoi(argv[5]), digest);
         hex(text, digest);
         printf("%s %s\n", argv[i], text);
         fflush(stdout);

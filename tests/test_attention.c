@@ -1,4 +1,4 @@
-// test_attention.c: the KV cache and attention, in floats with f32 and f16 caches, and in int8. Kernels, threads, batches and
+// test_attention.c: the KV cache and attention, in floats with caches of every type, and in int8. Kernels, threads, batches and
 // caches give the same bits; all are near a plain computation in double.
 
 #include "../internal.h"
@@ -26,7 +26,8 @@ static void attend_plainly(double *out, const float *q, const float *k, const fl
 // ---- floats ----
 
 typedef struct {
-    int n_before, n_tok, n_heads, n_kv_heads, head_dim, causal, is_f16;
+    int n_before, n_tok, n_heads, n_kv_heads, head_dim, causal;
+    KvType type;
 } Case;
 
 typedef struct {
@@ -36,17 +37,13 @@ typedef struct {
     KvLayer kv;
 } Inputs;
 
-static KvLayer kv_new(int n_pos, int n_kv_heads, int head_dim, int is_f16) {
-    uint64_t n_v, n_k = kv_elements(n_pos, n_kv_heads, head_dim, &n_v), size = is_f16 ? sizeof(uint16_t) : sizeof(float);
-    KvLayer kv = {malloc((size_t)(n_k * size)), malloc((size_t)(n_v * size)), n_pos, n_kv_heads, head_dim, is_f16};
-    memset(kv.k, 0xff, (size_t)(n_k * size));  // NaN: what is read before it is written shows
-    memset(kv.v, 0xff, (size_t)(n_v * size));
+// Its memory begins with the keys.
+static KvLayer kv_new(int n_pos, int n_kv_heads, int head_dim, KvType type) {
+    KvLayer kv = {.type = type, .n_pos = n_pos, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
+    size_t bytes = (size_t)kv_bytes(&kv);
+    kv_place(&kv, malloc(bytes));
+    memset(kv.k, 0xff, bytes);  // NaN, of int8 the scales: what is read before it is written shows
     return kv;
-}
-
-static void kv_free(KvLayer *kv) {
-    free(kv->k);
-    free(kv->v);
 }
 
 static Inputs inputs_of(const Case *c) {
@@ -64,7 +61,7 @@ static void inputs_free(Inputs *in) {
     free(in->v);
     free(in->q);
     free(in->scratch);
-    kv_free(&in->kv);
+    free(in->kv.k);
 }
 
 // Tokens first .. first + n - 1 of q, n_seen of all positions being before them.
@@ -93,13 +90,26 @@ static void check_same(Inputs *in, const float *want, const char *what) {
     free(q);
 }
 
-// What the cache keeps of k or v.
-static void as_kept(float *x, size_t n) {
+// What the cache keeps of k or v, head by head.
+static void as_f16(float *x, int n) {
     const VectorOps *ops = kernel_find("c")->ops;
-    for (size_t i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++) {
         uint16_t half;
         ops->narrow(&half, x + i, 1);
         ops->widen(x + i, &half, 1);
+    }
+}
+
+static void as_int8(float *x, int n) {
+    float most = 0;
+    for (int i = 0; i < n; i++) most = fmaxf(most, fabsf(x[i]));
+    for (int i = 0; i < n; i++) x[i] = most / 127 * nearbyintf(x[i] * (127 / most));
+}
+
+static void as_kept(const Inputs *in, float *x) {
+    for (int i = 0; i < in->n_pos * in->c.n_kv_heads; i++, x += in->c.head_dim) {
+        if (in->c.type == KV_F16) as_f16(x, in->c.head_dim);
+        if (in->c.type == KV_INT8) as_int8(x, in->c.head_dim);
     }
 }
 
@@ -119,15 +129,16 @@ static double error_of(const Inputs *in, const float *got) {
 static void check_attention(Case c) {
     char what[80];
     Inputs in = inputs_of(&c);
-    in.kv = kv_new(in.n_pos, c.n_kv_heads, c.head_dim, c.is_f16);
-    size_t n = (size_t)c.n_tok * (size_t)in.ldq, n_kv = (size_t)in.n_pos * (size_t)in.ld_kv;
+    in.kv = kv_new(in.n_pos, c.n_kv_heads, c.head_dim, c.type);
+    size_t n = (size_t)c.n_tok * (size_t)in.ldq;
     float *q = malloc(n * sizeof *q);
     memcpy(q, in.q, n * sizeof *q);
     for (int p = 0; p < in.n_pos; p++) kv_store(kernel_find("c"), &in.kv, p, in.k + p * in.ld_kv, in.v + p * in.ld_kv);
     attend(&in, kernel_find("c"), 1, q, 0, c.n_tok);
-    snprintf(what, sizeof what, "%d queries after %d, f16 %d, causal %d", c.n_tok, c.n_before, c.is_f16, c.causal);
+    snprintf(what, sizeof what, "%d queries after %d, type %d, causal %d", c.n_tok, c.n_before, (int)c.type, c.causal);
     check_same(&in, q, what);
-    if (c.is_f16) as_kept(in.k, n_kv), as_kept(in.v, n_kv);
+    as_kept(&in, in.k);
+    as_kept(&in, in.v);
     double worst = error_of(&in, q);
     CHECK(worst < 4e-6, "%s: off by %g", what, worst);
     free(q);
@@ -137,24 +148,24 @@ static void check_attention(Case c) {
 static void test_attention(void) {
     for (int n_tok = 1; n_tok <= 35; n_tok += n_tok < 4 ? 1 : 6) {
         for (int n_before = 0; n_before <= 19; n_before += n_before < 2 ? 1 : 7) {
-            for (int is_f16 = 0; is_f16 < 2; is_f16++) {
-                check_attention((Case){n_before, n_tok, 4, 2, 8, 1, is_f16});
-                check_attention((Case){n_before, n_tok, 3, 1, 18, 1, is_f16});
-                check_attention((Case){n_before, n_tok, 3, 3, 6, 0, is_f16});
+            for (KvType type = KV_F32; type <= KV_INT8; type++) {
+                check_attention((Case){n_before, n_tok, 4, 2, 8, 1, type});
+                check_attention((Case){n_before, n_tok, 3, 1, 18, 1, type});
+                check_attention((Case){n_before, n_tok, 3, 3, 6, 0, type});
             }
         }
     }
-    for (int is_f16 = 0; is_f16 < 2; is_f16++) {  // more positions than are taken at a time; enough work for threads
-        check_attention((Case){130, 3, 6, 2, 16, 1, is_f16});
-        check_attention((Case){60, 150, 6, 3, 32, 1, is_f16});
-        check_attention((Case){400, 2, 8, 2, 80, 1, is_f16});  // threads for one token
+    for (KvType type = KV_F32; type <= KV_INT8; type++) {  // more positions than are taken at a time; enough work for threads
+        check_attention((Case){130, 3, 6, 2, 16, 1, type});
+        check_attention((Case){60, 150, 6, 3, 32, 1, type});
+        check_attention((Case){400, 2, 8, 2, 80, 1, type});  // threads for one token
     }
 }
 
 // Positions stored again, and in any order of panels, give what was stored last (after a rewind).
 static void test_kv_order(void) {
     enum { N = 37, HEADS = 2, WIDTH = 6 };
-    KvLayer straight = kv_new(N, HEADS, WIDTH, 0), again = kv_new(N, HEADS, WIDTH, 0);
+    KvLayer straight = kv_new(N, HEADS, WIDTH, KV_F32), again = kv_new(N, HEADS, WIDTH, KV_F32);
     float *k = random_floats(N * HEADS * WIDTH, 0), *v = random_floats(N * HEADS * WIDTH, 0);
     float *junk = random_floats(HEADS * WIDTH, 0);
     const Kernel *kernel = kernel_find(NULL);
@@ -164,9 +175,7 @@ static void test_kv_order(void) {
     }
     for (int p = 13; p < N; p++) kv_store(kernel, &again, p, k + p * HEADS * WIDTH, v + p * HEADS * WIDTH);
     const float *keys = straight.k, *values = straight.v;
-    uint64_t n_v, n_k = kv_elements(N, HEADS, WIDTH, &n_v);
-    CHECK(memcmp(straight.k, again.k, n_k * sizeof *keys) == 0 && memcmp(straight.v, again.v, n_v * sizeof *values) == 0,
-          "stored again after a rewind");
+    CHECK(memcmp(straight.k, again.k, (size_t)kv_bytes(&straight)) == 0, "stored again after a rewind");
     int good = 1;
     for (int p = 0; p < N; p++) {
         for (int h = 0; h < HEADS; h++) {
@@ -179,8 +188,8 @@ static void test_kv_order(void) {
         }
     }
     CHECK(good, "keys lie in panels of positions, values in rows");
-    kv_free(&straight);
-    kv_free(&again);
+    free(straight.k);
+    free(again.k);
     free(k);
     free(v);
     free(junk);

@@ -47,9 +47,11 @@ static Bits answer(SmolEngine *e, const int *sizes, int n_sizes) {
     return bits;
 }
 
+static int kv_int8;
+
 static SmolLimits limits_of(int batch, int n_threads, const char *kernel) {
     return (SmolLimits){.context = tiny.n_ids + tiny.n_tokens, .batch = batch, .n_image_tokens = tiny.tiling.n_tokens,
-                        .n_threads = n_threads, .vision = 1, .kernel = kernel};
+                        .n_threads = n_threads, .vision = 1, .kv_int8 = kv_int8, .kernel = kernel};
 }
 
 static Bits run(const SmolLimits *limits, const int *sizes, int n_sizes) {
@@ -118,7 +120,7 @@ static void test_kept(const Bits *expected) {
     void *arena, *other_arena;
     SmolLimits limits = limits_of(32, 1, NULL);
     SmolEngine *e = tiny_start(&tiny, &limits, &arena), *other = tiny_start(&tiny, &limits, &other_arena);
-    size_t n = smol_kv_bytes(&tiny.model);
+    size_t n = smol_kv_bytes(e);
     uint8_t *kept = malloc(n * (size_t)tiny.n_ids);
     tiny_encode(&tiny, e, NULL);
     forward_part(e, 0, tiny.n_ids - 1);
@@ -148,14 +150,16 @@ static void test_kept_q8(void) {
 
 int main(int argc, char **argv) {
     tiny_open(&tiny, argc > 1 ? argv[1] : "tests/golden");
-    SmolLimits limits = limits_of(1, 1, "c");
-    Bits expected = run(&limits, single, 1);
-    CHECK(equal(run(&limits, single, 1), expected), "the same again");
-    test_batches(&expected);
-    test_machines(&expected);
-    test_context(&expected);
-    test_rewind(&expected);
-    test_kept(&expected);
-    test_kept_q8();
+    for (kv_int8 = 0; kv_int8 < 2; kv_int8++) {
+        SmolLimits limits = limits_of(1, 1, "c");
+        Bits expected = run(&limits, single, 1);
+        CHECK(equal(run(&limits, single, 1), expected), "the same again");
+        test_batches(&expected);
+        test_machines(&expected);
+        test_context(&expected);
+        test_rewind(&expected);
+        test_kept(&expected);
+        test_kept_q8();
+    }
     return test_end("test_batch");
 }

@@ -211,6 +211,14 @@ def test_pictures_of_a_loaded_conversation(program, tiny, picture, other, tmp_pa
         gone, f"smol: {path}: there are pictures that the model has not seen yet: ask a question first"]
 
 
+def test_keys_and_values_of_8_bits_are_kept(program, tiny, tmp_path):
+    path, lines = tmp_path / "a.talk", ["One?", "Two?"]
+    whole, _ = chat(program, tiny, "--kv-int8", lines=lines)
+    chat(program, tiny, "--kv-int8", lines=[lines[0], f"/save {path}"])
+    again, _ = chat(program, tiny, "--kv-int8", lines=[f"/load {path}", lines[1]])
+    assert news(again[0]) == news(whole[1])
+
+
 @pytest.fixture
 def kept(plain, tiny, picture, tmp_path):
     path = tmp_path / "kept.talk"
@@ -235,7 +243,7 @@ def test_load_refuses(program, tiny, quantised, kept, tmp_path):
                "is cut off": [content[:50], content[:8]], "is no saved conversation": [b"", content[:7]],
                "has version 2 of the format, this program reads version 1": [signed(content[:8] + b"\2" + body[9:])],
                "was saved with another model": [signed(body[:20] + b"xx" + body[22:])],
-               "holds keys and values of another type": [signed(body[:12] + b"\1" + body[13:])],
+               "was saved with, or without, --kv-int8": [signed(body[:12] + b"\1" + body[13:])],
                "is damaged": [signed(body[:-1]), signed(body + b"\0"), signed(body[:56] + b"\xff" * 4 + body[60:])]}
     for part, contents in damaged.items():
         for bytes_ in contents:
@@ -253,6 +261,8 @@ def test_load_refuses(program, tiny, quantised, kept, tmp_path):
     _, said = chat(program, tiny, "-c", 50, status=1, lines=[f"/load {kept}"])
     assert re.fullmatch(rf"smol: {kept}: holds \d+ tokens, and the context 50: start with a larger -c", said[0])
     n = int(re.search(r"holds (\d+)", said[0])[1])
+    _, said = chat(program, tiny, "--kv-int8", status=1, lines=[f"/load {kept}"])
+    assert said == [f"smol: {kept}: was saved with, or without, --kv-int8: start the chat in the same way"]
     _, said = chat(program, tiny, "-c", n, lines=[f"/load {kept}"])
     assert said == [f"{kept}: 4 messages, {n} tokens"]
 

@@ -344,7 +344,7 @@ def test_help_and_version(program):
     text = program.good("--help").decode()
     assert max(map(len, text.splitlines())) < 132
     for option in "--image --system --no-tiling --raw --special --tokens --temperature --top-p --top-k --min-p " \
-                  "--repeat-penalty --seed --stop --no-loop-check --choices --logprobs --context --threads --kernel --kernels --in-memory --timings --json --tokenize --trace --plan --info --verify".split():
+                  "--repeat-penalty --seed --stop --no-loop-check --choices --logprobs --context --threads --kv-int8 --kernel --kernels --in-memory --timings --json --tokenize --trace --plan --info --verify".split():
         assert option in text
     assert program.good("--version").startswith(b"smol 0.")
 
@@ -373,6 +373,17 @@ def test_plan_adds_up_and_is_what_is_used(plain, sanitized, big, tmp_path):
     memory = ask(plain, *args)["memory"]
     assert memory["planned_bytes"] + memory["model_bytes"] == sizes[-1]
     assert 0.98 * (sizes[-1] - sizes[-2]) < memory["peak_bytes"] < sizes[-1] + (10 << 20)
+
+
+def test_keys_and_values_in_8_bits(plain, tiny):
+    """A smaller cache, other bits than without, and the same whatever the kernel."""
+    rows = [dict(plan_rows(plain.good(tiny, "hi", "--plan", *options).decode())) for options in ((), ("--kv-int8",))]
+    assert [name for name in rows[0] if rows[0][name] != rows[1][name] and name != "total"][0] == "KV cache"
+    key, scale, lanes = 8, 4, 16  # bytes for each head of a position, whose values are padded
+    assert rows[0]["KV cache"] / rows[1]["KV cache"] == 4 * (key + lanes) / (key + lanes + 2 * scale)
+    ask_with = [ask(plain, tiny, "hi", "-n", "4", "--kernel", kernel, "--kv-int8")["logits_sha256"]
+                for kernel in plain.good("--kernels").decode().split()]
+    assert len(set(ask_with)) == 1 and ask_with[0] != ask(plain, tiny, "hi", "-n", "4")["logits_sha256"]
 
 
 def test_a_copy_in_memory_answers_the_same(plain, tiny, tmp_path):

@@ -92,7 +92,7 @@ def test_options_are_all_there(records):
     assert record["options"] == {
         "system": None, "no-tiling": False, "max-tiles": None, "raw": False, "special": False, "tokens": 30, "temperature": 1.70000005,
         "top-p": 0.899999976, "top-k": 40, "min-p": 0.00100000005, "repeat-penalty": 1.29999995, "seed": 2 ** 64 - 1,
-        "context": None, "no-loop-check": False, "stop": ["zz", "\u00e9\"\\\n"]}
+        "context": None, "kv-int8": False, "no-loop-check": False, "stop": ["zz", "\u00e9\"\\\n"]}
     assert json.loads(records["pictures"].read_bytes())["options"]["system"] == "Be brief.\n\t\"\u20ac\""
 
 
@@ -100,7 +100,7 @@ def test_every_option_is_recorded_or_known_not_to_matter(here, records):
     """Whoever adds an option says here what it is."""
     elsewhere = """in-memory choices logprobs image video fps max-frames threads kernel kernels timings json tokenize score trace dump-tiles record replay plan
                    info verify help version""".split()
-    options = set(re.findall(r"--([a-z-]+)", here.good("--help").decode()))
+    options = set(re.findall(r"--([a-z0-9-]+)", here.good("--help").decode()))
     assert options == set(json.loads(records["greedy"].read_bytes())["options"]) | set(elsewhere)
 
 

@@ -102,6 +102,10 @@ static void use_widen(const VectorOps *ops, Made *m, const Given *g) {
     ops->widen(m->f, halves, g->n);
 }
 
+static void use_narrow8(const VectorOps *ops, Made *m, const Given *g) { m->f[0] = ops->narrow8(m->q, g->x[0], g->n); }
+
+static void use_widen8(const VectorOps *ops, Made *m, const Given *g) { ops->widen8(m->f, (const int8_t *)g->x[0], g->n); }
+
 static const struct {
     const char *name;
     Use *use;
@@ -109,7 +113,7 @@ static const struct {
     {"rmsnorm", use_rmsnorm}, {"layernorm", use_layernorm}, {"softmax", use_softmax}, {"gelu_tanh", use_gelu},
     {"silu_multiply", use_silu}, {"quantise", use_quantise}, {"quantise a group", use_quantise_group},
     {"softmax_int8", use_softmax_int8}, {"pack_q8", use_pack},
-    {"narrow", use_narrow}, {"widen", use_widen},
+    {"narrow", use_narrow}, {"widen", use_widen}, {"narrow8", use_narrow8}, {"widen8", use_widen8},
 };
 
 static void check_operations(const Given *g, int kind) {
