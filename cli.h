@@ -44,6 +44,9 @@ void options_tell(const Options *o, void (*tell)(void *user, const char *name, c
 // Takes such a value, or one of --stop; 0 for what is no such option and no such value. value NULL: as if it had not been given.
 int options_take(Options *o, const char *name, const char *value, int is_text);
 
+// The list of --choices to o->choices, the spaces around each removed. Returns NULL, or what is wrong with it.
+const char *options_split_choices(Options *o);
+
 // ---- version.c ----
 
 extern const char source_sha256[];  // of the files that the program was made from, as the Makefile says, or "unknown"

@@ -143,7 +143,7 @@ static const Option options[] = {
     {"--seed", NULL, SEED, 1, 0, 0, 0},
     {"--stop", NULL, STOP, 1, 0, 0, 0},
     {"--no-loop-check", NULL, FLAG, 1, offsetof(Options, no_loop_check), 0, 0},
-    {"--choices", NULL, TEXT, 0, offsetof(Options, choice_list), 0, 0},
+    {"--choices", NULL, TEXT, 1, offsetof(Options, choice_list), 0, 0},
     {"--logprobs", NULL, COUNT, 0, offsetof(Options, logprobs), 1, 0},
     {"--context", "-c", COUNT, 1, offsetof(Options, context), 1, 0},
     {"--kv-int8", NULL, FLAG, 1, offsetof(Options, kv_int8), 0, 0},
@@ -240,23 +240,33 @@ static Span trimmed(const char *text, size_t n, int raw) {
     return (Span){text, n};
 }
 
-static int split_choices(Options *o) {
+static int is_known(const Options *o, Span choice) {
+    for (int i = 0; i < o->n_choices; i++) {
+        if (o->choices[i].n == choice.n && !memcmp(o->choices[i].text, choice.text, choice.n)) return 1;
+    }
+    return 0;
+}
+
+const char *options_split_choices(Options *o) {
     const char *text = o->choice_list;
-    if (!o->prompt) return usage_error("--choices wants a PROMPT", "");
-    if (o->logprobs) return usage_error("--choices has log-probabilities of its own, so it takes no --logprobs", "");
+    if (!is_utf8(text, strlen(text))) return "--choices wants texts in UTF-8";
     for (const char *end = text; *end; text = end + 1) {
         end = text + strcspn(text, ",");
         Span choice = trimmed(text, (size_t)(end - text), o->raw);
-        if (o->n_choices == MAX_CHOICES) return usage_error("too many choices, the most is ", "64");
-        if (!choice.n) return usage_error("--choices has an empty one: ", o->choice_list);
-        for (int i = 0; i < o->n_choices; i++) {
-            if (o->choices[i].n == choice.n && !memcmp(o->choices[i].text, choice.text, choice.n)) {
-                return usage_error("--choices has one twice: ", o->choice_list);
-            }
-        }
+        if (o->n_choices == MAX_CHOICES) return "too many choices, the most is 64";
+        if (!choice.n) return "--choices has an empty one";
+        if (is_known(o, choice)) return "--choices has one twice";
         o->choices[o->n_choices++] = choice;
     }
-    return o->n_choices ? 0 : usage_error("--choices wants texts with commas between them", "");
+    return o->n_choices ? NULL : "--choices wants texts with commas between them";
+}
+
+static int check_choices(Options *o) {
+    if (!o->choice_list) return 0;
+    if (!o->prompt) return usage_error("--choices wants a PROMPT", "");
+    if (o->logprobs) return usage_error("--choices has log-probabilities of its own, so it takes no --logprobs", "");
+    const char *fault = options_split_choices(o);
+    return fault ? usage_error(fault, "") : 0;
 }
 
 static int check_together(Options *o) {
@@ -270,8 +280,8 @@ static int check_together(Options *o) {
     if (o->json && (o->info || o->verify || o->plan)) return usage_error("--info, --verify and --plan have no JSON", "");
     if (o->trace && (o->plan || o->tokenize || o->score)) return usage_error("--plan, --tokenize and --score have no trace", "");
     if (o->dump_tiles && (alone || o->plan || o->tokenize)) return usage_error("--dump-tiles wants an answer or a chat", "");
-    if (o->record && (alone || o->plan || o->tokenize || !o->prompt || o->video || o->choice_list)) {
-        return usage_error("--record wants a PROMPT and its answer, without a video or --choices", "");
+    if (o->record && (alone || o->plan || o->tokenize || !o->prompt || o->video)) {
+        return usage_error("--record wants a PROMPT and its answer, without a video", "");
     }
     if (o->dump_tiles && o->prompt && !o->n_images && !o->video) {
         return usage_error("--dump-tiles goes with --image or --video", "");
@@ -288,8 +298,7 @@ static int check_together(Options *o) {
         }
     }
     if (o->logprobs > MAX_LOGPROBS) return usage_error("--logprobs: too many alternatives, the most is ", "100");
-    if (o->choice_list && split_choices(o)) return 2;
-    return check_video(o) ? 2 : -1;
+    return check_choices(o) || check_video(o) ? 2 : -1;
 }
 
 // Those that this program may use; 1 where it was built without OpenMP.

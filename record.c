@@ -75,13 +75,35 @@ static void add_options(Buffer *b, const Options *o) {
     buffer_print(b, "]}");
 }
 
-static void add_answer(Buffer *b, const Answer *a, int n_alternatives) {
-    char sha256[65];
+static void add_ids(Buffer *b, const int32_t *ids, int n) {
+    buffer_print(b, "[");
+    for (int i = 0; i < n; i++) buffer_print(b, "%s%d", i ? ", " : "", ids[i]);
+    buffer_print(b, "]");
+}
+
+static void add_tokens(Buffer *b, const Answer *a, int n_alternatives) {
     buffer_print(b, " \"answer\": [");
     for (int i = 0; i < a->n_ids; i++) {
         buffer_print(b, "%s\n  {\"token\": %d, \"logprob\": %.9f}", i ? "," : "", a->ids[i],
                      a->likely[i * (1 + n_alternatives)].logprob);
     }
+}
+
+static void add_choices(Buffer *b, const Answer *a) {
+    buffer_print(b, " \"choices\": [");
+    for (int i = 0; i < a->n_choices; i++) {
+        buffer_print(b, "%s\n  {\"text\": ", i ? "," : "");
+        json_add_string(b, a->choices[i].text.text, a->choices[i].text.n);
+        buffer_print(b, ", \"logprob\": %.9f, \"tokens\": ", a->choices[i].logprob);
+        add_ids(b, a->choices[i].ids, a->choices[i].n_ids);
+        buffer_print(b, "}");
+    }
+}
+
+static void add_answer(Buffer *b, const Answer *a, int n_alternatives) {
+    char sha256[65];
+    if (a->n_choices) add_choices(b, a);
+    else add_tokens(b, a, n_alternatives);
     hex(sha256, a->logits_sha256);
     buffer_print(b, "\n ],\n \"text\": ");
     json_add_string(b, a->text.bytes, a->text.n);
@@ -103,9 +125,9 @@ static Buffer make_record(const Session *s, const Answer *a) {
     add_options(&b, &s->opt);
     buffer_print(&b, ",\n \"prompt\": ");
     add_text(&b, s->opt.prompt);
-    buffer_print(&b, ",\n \"prompt_tokens\": [");
-    for (int i = 0; i < a->n_prompt; i++) buffer_print(&b, "%s%d", i ? ", " : "", s->ids[i]);
-    buffer_print(&b, "],\n");
+    buffer_print(&b, ",\n \"prompt_tokens\": ");
+    add_ids(&b, s->ids, a->n_prompt);
+    buffer_print(&b, ",\n");
     add_answer(&b, a, s->opt.logprobs);
     return b;
 }
@@ -202,6 +224,8 @@ void record_read(Session *s) {
     take_pictures(r, &s->opt);
     take_options(r, &s->opt);
     s->opt.prompt = json_text(&r->json, member(r, 0, "prompt", JSON_STRING));
+    const char *fault = s->opt.choice_list ? options_split_choices(&s->opt) : NULL;
+    if (fault) bad(r, "", fault);
 }
 
 // ---- comparing ----
@@ -307,7 +331,9 @@ void record_compare(const Session *s, const Answer *a) {
     if (json_read(&now, b.bytes, b.n, values, &err)) die(NULL, err.text);
     Comparison c = {.recorded = &r->json, .now = &now};
     if (differs(&c, "", 0, 0)) die(r->path, c.line);
-    printf("equal: %d tokens of prompt, %d of answer, all log-probabilities and logits\n", a->n_prompt, a->n_ids);
+    const char *what = a->n_choices ? "choices" : "of answer";
+    printf("equal: %d tokens of prompt, %d %s, all log-probabilities and logits\n", a->n_prompt,
+           a->n_choices ? a->n_choices : a->n_ids, what);
     print_maker("record: ", &r->json);
     print_maker("replay: ", &now);
     free(values);

@@ -122,7 +122,7 @@ def test_choices_and_the_context(program, tiny):
 
 @pytest.mark.parametrize("args, part", [
     (["--choices", "yes,no"], "--choices wants a PROMPT"), (["hi", "--choices", ""], "--choices wants texts"),
-    (["hi", "--choices", "yes,,no"], "has an empty one"), (["hi", "--choices", "yes, "], "has an empty one"),
+    (["hi", "--choices", b"caf\xe9"], "wants texts in UTF-8"), (["hi", "--choices", "yes,,no"], "has an empty one"), (["hi", "--choices", "yes, "], "has an empty one"),
     (["hi", "--choices", "yes, no,yes "], "has one twice"), (["hi", "--choices", ",".join(map(str, range(65)))], "too many choices"),
     (["hi", "--choices", "a,b", "--logprobs", "1"], "takes no --logprobs"),
     (["hi", "--logprobs", "101"], "too many alternatives"), (["hi", "--logprobs", "0"], "--logprobs wants")])

@@ -47,7 +47,6 @@ USAGE = [
     (["M", "--record", "r"], "--record wants a PROMPT"),
     (["M", "hi", "--record", "r", "--plan"], "--record wants a PROMPT"),
     (["M", "hi", "--record", "r", "-v", "folder"], "without a video"),
-    (["M", "hi", "--record", "r", "--choices", "a,b"], "without a video or --choices"),
     (["--replay", "r"], "no MODEL"),
     (["M", "hi", "--replay", "r"], "takes no other"),
     (["M", "--replay", "r", "--seed", "1"], "does not go with --seed"),

@@ -29,6 +29,7 @@ QUESTIONS = {
     "raw": ["--raw", "--special", "<|im_start|>User:", "-n", "5"],
     "no UTF-8": [b"caf\xe9 \xf0\x9f\x98", "-n", "4"],
     "empty": ["", "-n", "2"],
+    "choices": ["-i", METER, "Read the meter.", "--choices", "7.5, 1.5 ,\u00e9\"\\"],
 }
 
 
@@ -90,7 +91,7 @@ def test_it_says_what_is_so(here, records, tmp_path):
 def test_options_are_all_there(records):
     record = json.loads(records["sampled"].read_bytes())
     assert record["options"] == {
-        "system": None, "no-tiling": False, "max-tiles": None, "raw": False, "special": False, "tokens": 30, "temperature": 1.70000005,
+        "system": None, "choices": None, "no-tiling": False, "max-tiles": None, "raw": False, "special": False, "tokens": 30, "temperature": 1.70000005,
         "top-p": 0.899999976, "top-k": 40, "min-p": 0.00100000005, "repeat-penalty": 1.29999995, "seed": 2 ** 64 - 1,
         "context": None, "kv-int8": False, "no-loop-check": False, "stop": ["zz", "\u00e9\"\\\n"]}
     assert json.loads(records["pictures"].read_bytes())["options"]["system"] == "Be brief.\n\t\"\u20ac\""
@@ -98,7 +99,7 @@ def test_options_are_all_there(records):
 
 def test_every_option_is_recorded_or_known_not_to_matter(here, records):
     """Whoever adds an option says here what it is."""
-    elsewhere = """in-memory choices logprobs image video fps max-frames threads kernel kernels timings json tokenize score trace dump-tiles record replay plan
+    elsewhere = """in-memory logprobs image video fps max-frames threads kernel kernels timings json tokenize score trace dump-tiles record replay plan
                    info verify help version""".split()
     options = set(re.findall(r"--([a-z0-9-]+)", here.good("--help").decode()))
     assert options == set(json.loads(records["greedy"].read_bytes())["options"]) | set(elsewhere)
@@ -256,6 +257,18 @@ DIFFERENCES = [
     (put("prompt", "word " * 2000), "context"),
     (put("options.context", 30), "the context holds 30"),
 ]
+
+
+@pytest.mark.parametrize("change, says", [
+    (put("choices.1.logprob", -5), "choices[1].logprob: -5 in the record, -"),
+    (put("choices.1.tokens.0", 5), "choices[1].tokens[0]: 5 in the record, "),
+    (put("options.choices", "7.5,1.5"), "options.tokens: 6 in the record, 5 now"),
+    (put("options.choices", "7.5,,1.5"), "is no record: --choices has an empty one"),
+    (put("options.choices", ""), "is no record: --choices wants texts"),
+    (put("options.choices", None), "answer: missing in the record, 4 of them now"),
+])
+def test_where_choices_differ(sanitized, changed, change, says):
+    assert says in sanitized.bad(DEMO, "--replay", changed(change, "choices"))
 
 
 @pytest.mark.parametrize("change, says", DIFFERENCES, ids=[says[:40] for _, says in DIFFERENCES])
