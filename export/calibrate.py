@@ -29,6 +29,13 @@ class Moments:
         self.sum += x.T @ x if self.sum.ndim == 2 else np.square(x).sum(0)
         self.n += len(x)
 
+    def mean_squares(self):
+        return (self.sum if self.sum.ndim == 1 else self.sum.diagonal()) / self.n
+
+    def divide(self, factor):
+        """The inputs were divided by a factor for each column."""
+        self.sum /= factor * factor if self.sum.ndim == 1 else np.outer(factor, factor)
+
 
 def files(material, with_pictures=True):
     """The texts and pictures of a folder, or the one file."""

@@ -33,6 +33,7 @@ from header import HEADER_BYTES, find, pack_header, read_config, read_sources
 from consolidated import Consolidated, is_consolidated
 from gguf_file import GgufFile, is_gguf
 from random_weights import RandomWeights
+from smooth import Calibration, smooth, smoothed
 from source import SMOLVLM, ExportError, Folder, require
 from template import NAMES, find_template
 from tokenizer import puts_space, tokenizer_file, tokenizer_section
@@ -138,7 +139,7 @@ def panels(x):
     return padded.reshape(-1, PANEL, n_cols).transpose(0, 2, 1)
 
 
-def pieces(t, c, checkpoint, moments):
+def pieces(t, c, checkpoint, calibration):
     """The tensor's data as it lies in the file, a few megabytes at a time."""
     if not t.shape:
         yield inv_freq(c.rope_theta, c.head_dim)
@@ -147,8 +148,10 @@ def pieces(t, c, checkpoint, moments):
     if t.type in QUANTISED and isinstance(checkpoint, RandomWeights):
         yield from checkpoint.panels(t, step, QUANTISED[t.type])
         return
-    known = what_is_known(t, c, moments) if t.type in QUANTISED else {}
+    known, first = what_is_known(t, c, calibration.moments) if t.type in QUANTISED else {}, 0
     for rows in checkpoint.rows(t.name, t.shape, step):
+        rows = smoothed(rows, t.name, first, t.n_rows == 1, calibration)
+        first += len(rows)
         if t.type in QUANTISED:
             require(np.abs(rows).max() < LARGEST, f"{t.name} holds numbers above {LARGEST:g}, too large for 16-bit scales")
             yield quantize.quantize(rows, QUANTISED[t.type], **known)
@@ -191,7 +194,7 @@ def is_tied(c, sources, checkpoint):
             for name in (head, decoder(c) + "embed_tokens.weight")]
     for t in both:
         checkpoint.check(t.name, t.shape)
-    return all(np.array_equal(a, b) for a, b in zip(*(pieces(t, c, checkpoint, {}) for t in both)))
+    return all(np.array_equal(a, b) for a, b in zip(*(pieces(t, c, checkpoint, Calibration()) for t in both)))
 
 
 def check_tensors(c, checkpoint):
@@ -229,12 +232,12 @@ def place(c, tokenizer, provenance):
     return placed
 
 
-def write_tensor(f, place, c, checkpoint, moments, bar):
+def write_tensor(f, place, c, checkpoint, calibration, bar):
     """Writes one tensor's data; returns its entry in the directory."""
     t, offset, size = place
     digest = hashlib.sha256()
     f.seek(offset)  # what is skipped reads as zeros
-    for piece in pieces(t, c, checkpoint, moments):
+    for piece in pieces(t, c, checkpoint, calibration):
         data = np.ascontiguousarray(piece, "u1" if piece.dtype == np.uint8 else "<f4").data.cast("B")
         digest.update(data)
         f.write(data)
@@ -243,12 +246,12 @@ def write_tensor(f, place, c, checkpoint, moments, bar):
     return struct.pack("<96sIIIIQQ32s", t.name.encode(), t.type, t.n_rows, t.n_cols, 0, offset, size, digest.digest())
 
 
-def pack_provenance(folder, calibration, bar):
+def pack_provenance(folder, seen, bar):
     """Where the weights came from, as JSON. No dates and no paths: the same input gives the same bytes."""
     record = {"source": folder.name, "revision": folder.revision, "exporter": EXPORTER, "license": folder.license()}
     record["files"] = {name: sha256_of_file(folder.file(name), bar) for name in sorted(folder.used)}
-    if calibration:
-        record["calibration"] = {os.path.basename(path): sha256_of_file(path, bar) for path in calibration}
+    if seen:
+        record["calibration"] = {os.path.basename(path): sha256_of_file(path, bar) for path in seen}
     return json.dumps(record, sort_keys=True, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
@@ -311,10 +314,11 @@ def export(source, out, weights="f32", revision=None, material=None, seed=None, 
     c.template, warning = find_template(folder, puts_space(tokenizer))
     c.weight_type = list(WEIGHT_TYPES).index(weights)
     checkpoint = find_weights(folder, c, sources) if seed is None else invent_weights(folder, c, sources, seed)
-    calibration = calibrate.files(material, c.family == SMOLVLM) if material else []
+    seen = calibrate.files(material, c.family == SMOLVLM) if material else []
     with progress("check", sum(os.path.getsize(folder.file(name)) for name in folder.used), quiet) as bar:
-        provenance = pack_provenance(folder, calibration, bar)
+        provenance = pack_provenance(folder, seen, bar)
     moments = calibrate.calibrate(folder.path, c, material, quiet) if material else {}
+    calibration = Calibration(moments) if weights == "q4" else smooth(c, decoder(c), moments)
     if warning:
         print(f"export: warning: {warning}", file=sys.stderr)
     placed = place(c, tokenizer, provenance)
@@ -322,7 +326,7 @@ def export(source, out, weights="f32", revision=None, material=None, seed=None, 
     unfinished = f"{out}.{os.getpid()}.tmp"
     try:
         with open(unfinished, "wb") as f, progress("export", c.file_bytes, quiet) as bar:
-            directory = b"".join(write_tensor(f, p, c, checkpoint, moments, bar) for p in placed)
+            directory = b"".join(write_tensor(f, p, c, checkpoint, calibration, bar) for p in placed)
             sections.append((c.directory_offset, directory))  # last, for it holds the tensors' digests
             for offset, section in sections:
                 f.seek(offset)

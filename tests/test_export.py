@@ -26,6 +26,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "export")]
 import calibrate  # noqa: E402
 import export  # noqa: E402
 import header  # noqa: E402
+import smooth  # noqa: E402
 import source  # noqa: E402
 import template  # noqa: E402
 from configs import picture  # noqa: E402
@@ -286,18 +287,58 @@ def test_moments(tiny, material):
     assert moments[layer + "q_proj.weight"].n == head.n
 
 
-@pytest.mark.parametrize("architecture", ["SmolVLM", "Idefics3"])
-def test_calibrated(architecture, material, tmp_path):
+@pytest.mark.parametrize("architecture, kind", [("SmolVLM", "q4"), ("Idefics3", "q8")])
+def test_calibrated(architecture, kind, material, tmp_path):
     """Another file with the same tensors, nearer in what the model says; the provenance names what was seen."""
     folder = make_folder(tmp_path / "hf", architecture=architecture, tie=True, video=architecture == "SmolVLM")
     for name, options in (("plain", []), ("calibrated", ["--calibrate", str(material)])):
-        assert run(folder, tmp_path / name, "--type", "q4", *options) == 0
+        assert run(folder, tmp_path / name, "--type", kind, *options) == 0
     plain, calibrated = SmolFile(tmp_path / "plain"), SmolFile(tmp_path / "calibrated")
     assert set(calibrated.provenance["calibration"]) == {"a.txt", "b.png"} and "calibration" not in plain.provenance
     assert plain.types == calibrated.types
     for name, x in plain.tensors.items():
-        is_matrix = plain.types[name] in (Q8, Q4)
-        assert (x != calibrated.tensors[name]).any() == is_matrix, name
+        evened = kind == "q8" and re.search(r"input_layernorm|post_attention_layernorm|layer_norm|v_proj.bias", name)
+        assert (x != calibrated.tensors[name]).any() == bool(plain.types[name] in (Q8, Q4) or evened), name
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_even_inputs(tie, material, tmp_path):
+    """Factors are divided out where a channel is made, and multiplied in where it is read: in floats each product of the two
+    stays, channel by channel, and the inputs that the calibration saw are more even."""
+    folder = make_folder(tmp_path / "hf", tie=tie)
+    before, c = exported(folder, tmp_path / "a.smol").tensors, config_of(folder)
+    moments = calibrate.calibrate(folder, c, str(material), quiet=True)
+    unevenness = {name: np.ptp(np.log(m.mean_squares())) for name, m in moments.items()}
+    assert export.export(str(folder), str(tmp_path / "b.smol"), material=str(material), quiet=True)
+    after = SmolFile(tmp_path / "b.smol").tensors
+    text, eye = "model.text_model.layers.1.", "model.vision_model.encoder.layers.0."
+    heads = np.arange(c.n_heads * c.head_dim).reshape(c.n_kv_heads, -1, c.head_dim)
+    value_of = np.broadcast_to(np.arange(c.n_kv_heads * c.head_dim).reshape(-1, 1, c.head_dim), heads.shape).reshape(-1)
+    pairs = [(text + "input_layernorm.weight", text + f"self_attn.{p}_proj.weight", None) for p in "qkv"]
+    pairs += [(text + "post_attention_layernorm.weight", text + f"mlp.{p}_proj.weight", None) for p in ("gate", "up")]
+    pairs += [(text + "mlp.up_proj.weight", text + "mlp.down_proj.weight", None)]
+    pairs += [(text + "self_attn.v_proj.weight", text + "self_attn.o_proj.weight", value_of)]
+    for part in ("weight", "bias"):
+        pairs += [(eye + "layer_norm1." + part, eye + f"self_attn.{p}_proj.weight", None) for p in "qkv"]
+        pairs += [(eye + "layer_norm2." + part, eye + "mlp.fc1.weight", None)]
+        pairs += [(eye + "self_attn.v_proj." + part, eye + "self_attn.out_proj.weight", None)]
+    pairs += [] if tie else [("model.text_model.norm.weight", "lm_head.weight", None)]
+    whole = set(before) - {name for maker, reader, _ in pairs for name in (maker, reader)}
+    both = {maker for maker, *_ in pairs} & {reader for _, reader, _ in pairs}
+    for maker, reader, order in pairs:
+        made = [t[maker] if t[maker].shape[0] == 1 else t[maker].T for t in (before, after)]  # (anything, channels)
+        made = [m if order is None else m[:, order] for m in made]
+        products = [m[:1] * t[reader] for m, t in zip(made, (before, after))]
+        if {maker, reader} & both:  # rows of the reader have factors of their own, or all of what is made has one
+            products = [p / np.abs(p).sum(1, keepdims=True) for p in products]
+        assert np.allclose(*products, rtol=1e-5, atol=1e-7) and not np.allclose(made[0], made[1], rtol=1e-3), (maker, reader)
+    assert all(np.array_equal(before[n], after[n]) for n in whole if "layers." not in n)
+    c.tied = tie
+    smooth.smooth(c, "model.text_model.", moments)
+    even = {name: np.ptp(np.log(m.mean_squares())) for name, m in moments.items()}
+    changed = {reader for _, reader, order in pairs if order is None}
+    assert all(even[name] < 0.6 * unevenness[name] for name in changed)
+    assert all(even[n] == unevenness[n] for n in moments if n.endswith(("fc2.weight", "modality_projection.proj.weight")))
 
 
 @pytest.mark.parametrize("options, message", [
