@@ -42,12 +42,14 @@ static size_t key_panel(const KvLayer *kv, int head, int position) {
     return ((size_t)head * n_panels + (size_t)(position / LANES)) * (size_t)kv->head_dim * LANES;
 }
 
-// Where the scales of a head begin.
-static size_t scale_row(const KvLayer *kv, int head) { return (size_t)head * (size_t)round_up(kv->n_pos, LANES); }
+// The number of a head's position among those of all heads: that of its scales.
+static size_t place_of(const KvLayer *kv, int head, int position) {
+    return (size_t)head * (size_t)round_up(kv->n_pos, LANES) + (size_t)position;
+}
 
 // Where the values of one position (head_dim rounded up to 16) begin.
 static size_t value_row(const KvLayer *kv, int head, int position) {
-    return (scale_row(kv, head) + (size_t)position) * (size_t)round_up(kv->head_dim, LANES);
+    return place_of(kv, head, position) * (size_t)round_up(kv->head_dim, LANES);
 }
 
 // Copies n elements, which lie steps apart.
@@ -83,8 +85,8 @@ void kv_store(const Kernel *kernel, const KvLayer *kv, int position, const float
         float v_scale = convert(kernel, kv, value, v);
         memset(value + n, 0, pad);
         if (kv->type != KV_INT8) continue;
-        kv->k_scale[scale_row(kv, head) + (size_t)position] = k_scale;
-        kv->v_scale[scale_row(kv, head) + (size_t)position] = v_scale;
+        kv->k_scale[place_of(kv, head, position)] = k_scale;
+        kv->v_scale[place_of(kv, head, position)] = v_scale;
     }
 }
 
@@ -100,8 +102,8 @@ void kv_get(const KvLayer *kv, int position, uint8_t *out) {
         copy_elements(out, 1, key_of(kv, head, position), LANES, size, kv->head_dim);
         memcpy(out + n, value_of(kv, head, position), n);
         if (kv->type != KV_INT8) continue;
-        memcpy(out + 2 * n, &kv->k_scale[scale_row(kv, head) + (size_t)position], sizeof(float));
-        memcpy(out + 2 * n + sizeof(float), &kv->v_scale[scale_row(kv, head) + (size_t)position], sizeof(float));
+        memcpy(out + 2 * n, &kv->k_scale[place_of(kv, head, position)], sizeof(float));
+        memcpy(out + 2 * n + sizeof(float), &kv->v_scale[place_of(kv, head, position)], sizeof(float));
     }
 }
 
@@ -114,8 +116,8 @@ void kv_put(const KvLayer *kv, int position, const uint8_t *bytes) {
         memcpy(value, bytes + n, n);
         memset(value + n, 0, pad);
         if (kv->type != KV_INT8) continue;
-        memcpy(&kv->k_scale[scale_row(kv, head) + (size_t)position], bytes + 2 * n, sizeof(float));
-        memcpy(&kv->v_scale[scale_row(kv, head) + (size_t)position], bytes + 2 * n + sizeof(float), sizeof(float));
+        memcpy(&kv->k_scale[place_of(kv, head, position)], bytes + 2 * n, sizeof(float));
+        memcpy(&kv->v_scale[place_of(kv, head, position)], bytes + 2 * n + sizeof(float), sizeof(float));
     }
 }
 
@@ -130,7 +132,7 @@ static const float *floats(const Kernel *kernel, const KvLayer *kv, const void *
 // Scales of int8 are those of positions: they go to the scores, and to the weights that the values get.
 static void apply_scales(const KvLayer *kv, int head, float *x, const float *scale, int n) {
     if (kv->type != KV_INT8) return;
-    scale += scale_row(kv, head);
+    scale += place_of(kv, head, 0);
     for (int i = 0; i < n; i++) x[i] *= scale[i];
 }
 

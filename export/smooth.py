@@ -26,22 +26,22 @@ def links(c, decoder):
     for i in range(c.n_layers):
         layer = f"{decoder}layers.{i}."
         attention, mlp = layer + "self_attn.", layer + "mlp."
-        yield link([layer + "input_layernorm"], [attention + p for p in ("q_proj", "k_proj", "v_proj")])
-        yield link([attention + "v_proj"], [attention + "o_proj"], c.n_heads // c.n_kv_heads, c.head_dim)
-        yield link([layer + "post_attention_layernorm"], [mlp + "gate_proj", mlp + "up_proj"])
-        yield link([mlp + "up_proj"], [mlp + "down_proj"])
+        yield link(layer + "input_layernorm", [attention + p for p in ("q_proj", "k_proj", "v_proj")])
+        yield link(attention + "v_proj", [attention + "o_proj"], c.n_heads // c.n_kv_heads, c.head_dim)
+        yield link(layer + "post_attention_layernorm", [mlp + "gate_proj", mlp + "up_proj"])
+        yield link(mlp + "up_proj", [mlp + "down_proj"])
     if not c.tied:
-        yield link([decoder + "norm"], ["lm_head"])
+        yield link(decoder + "norm", ["lm_head"])
     for i in range(c.v_layers if c.family == SMOLVLM else 0):
         layer = f"model.vision_model.encoder.layers.{i}."
         attention = layer + "self_attn."
-        yield link([layer + "layer_norm1"], [attention + p for p in ("q_proj", "k_proj", "v_proj")], has_bias=True)
-        yield link([attention + "v_proj"], [attention + "out_proj"], has_bias=True)
-        yield link([layer + "layer_norm2"], [layer + "mlp.fc1"], has_bias=True)
+        yield link(layer + "layer_norm1", [attention + p for p in ("q_proj", "k_proj", "v_proj")], has_bias=True)
+        yield link(attention + "v_proj", [attention + "out_proj"], has_bias=True)
+        yield link(layer + "layer_norm2", [layer + "mlp.fc1"], has_bias=True)
 
 
-def link(makers, readers, repeats=1, head_dim=1, has_bias=False):
-    makers = [f"{m}.{part}" for m in makers for part in (("weight", "bias") if has_bias else ("weight",))]
+def link(maker, readers, repeats=1, head_dim=1, has_bias=False):
+    makers = [maker + ".weight"] + ([maker + ".bias"] if has_bias else [])
     return Link(makers, [r + ".weight" for r in readers], repeats, head_dim)
 
 
