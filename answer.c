@@ -41,6 +41,8 @@ static int encode_video(Session *s, Video *v, float *features, SmolErr *err) {
     for (s->frame = 0; !code && s->frame < s->n_frames; s->frame++) {
         int number = v->frames[s->frame];
         if ((code = video_frame(v, number, &p, err))) break;
+        picture_digest(&p, v->sha256[s->frame]);
+        if (s->replay) record_check_frame(s, v, s->frame);
         size_t row = (size_t)s->frame * (size_t)c->image_seq_len;
         snprintf(s->stem, sizeof s->stem, "video_%02d_frame_%03d", (int)(v - s->videos) + 1, s->frame + 1);
         code = encode_picture(s, &p, &v->tiling, features + row * (size_t)c->dim, err);

@@ -133,6 +133,7 @@ typedef struct {
     size_t work_bytes;       // what a frame needs while it is loaded
     int *frames;             // (video.n_frames) their numbers, from 0
     double *seconds;         // (video.n_frames)
+    uint8_t (*sha256)[32];   // (video.n_frames) of their bytes as picture files, once they are encoded
     int width, height, n_total;
     double fps;
 
@@ -259,7 +260,8 @@ typedef struct {
 int json_read(Json *j, const char *text, size_t n, JsonValue *values, SmolErr *err);
 
 size_t json_member(const Json *j, size_t object, const char *name);  // the index of its value, 0: there is none
-char *json_text(const Json *j, size_t i);  // of a string without escapes, else as it stands: to be freed
+// A string's text without escapes, with U+FFFD for a zero; any other value as it stands. To be freed.
+char *json_text(const Json *j, size_t i);
 
 void json_add_string(Buffer *b, const char *s, size_t n);  // s is UTF-8
 

@@ -58,7 +58,7 @@ static long hex4(const char *s, size_t n) {
     return v;
 }
 
-// The character after a backslash: its bytes in *used, counted from the backslash. -1 if it is none; zero is none here.
+// The character after a backslash: its bytes in *used, counted from the backslash. -1 if it is none.
 static long escaped(const char *s, size_t n, size_t *used) {
     static const char names[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
     const char *name = n > 1 && s[1] ? strchr(names, s[1]) : NULL;
@@ -66,7 +66,7 @@ static long escaped(const char *s, size_t n, size_t *used) {
     if (name) return meant[name - names];
     if (n < 6 || s[1] != 'u') return -1;
     long c = hex4(s + 2, n - 2);
-    if (c <= 0 || (c >= 0xdc00 && c < 0xe000)) return -1;
+    if (c < 0 || (c >= 0xdc00 && c < 0xe000)) return -1;
     if (c < 0xd800 || c >= 0xe000) return c;
     long low = n >= 12 && s[6] == '\\' && s[7] == 'u' ? hex4(s + 8, n - 8) : -1;
     *used = 12;
@@ -192,9 +192,11 @@ size_t json_member(const Json *j, size_t object, const char *name) {
     return 0;
 }
 
+// A zero would end the text: it becomes U+FFFD, as what is no UTF-8 does.
 static void add_utf8(Buffer *b, long c) {
     char s[4];
     size_t n = 0;
+    if (!c) c = 0xfffd;
     if (c < 0x80) s[n++] = (char)c;
     else if (c < 0x800) s[n++] = (char)(0xc0 | c >> 6);
     else if (c < 0x10000) s[n++] = (char)(0xe0 | c >> 12);

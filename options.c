@@ -127,8 +127,8 @@ typedef struct {
 static const Option options[] = {
     {"--image", "-i", IMAGE, 0, 0, 0, 0},
     {"--video", "-v", VIDEO, 0, 0, 0, 0},
-    {"--fps", NULL, RATE, 0, 0, 0, 0},
-    {"--max-frames", NULL, COUNT, 0, offsetof(Options, max_frames), 1, 0},
+    {"--fps", NULL, RATE, 1, 0, 0, 0},
+    {"--max-frames", NULL, COUNT, 1, offsetof(Options, max_frames), 1, 0},
     {"--system", "-s", TEXT, 1, offsetof(Options, system), 0, 0},
     {"--no-tiling", NULL, FLAG, 1, offsetof(Options, no_tiling), 0, 0},
     {"--max-tiles", NULL, COUNT, 1, offsetof(Options, max_tiles), 1, 0},
@@ -280,8 +280,8 @@ static int check_together(Options *o) {
     if (o->json && (o->info || o->verify || o->plan)) return usage_error("--info, --verify and --plan have no JSON", "");
     if (o->trace && (o->plan || o->tokenize || o->score)) return usage_error("--plan, --tokenize and --score have no trace", "");
     if (o->dump_tiles && (alone || o->plan || o->tokenize)) return usage_error("--dump-tiles wants an answer or a chat", "");
-    if (o->record && (alone || o->plan || o->tokenize || !o->prompt || o->video)) {
-        return usage_error("--record wants a PROMPT and its answer, without a video", "");
+    if (o->record && (alone || o->plan || o->tokenize || !o->prompt)) {
+        return usage_error("--record wants a PROMPT and its answer", "");
     }
     if (o->dump_tiles && o->prompt && !o->n_images && !o->video) {
         return usage_error("--dump-tiles goes with --image or --video", "");
@@ -319,7 +319,7 @@ static int take_word(Options *o, const char *word) {
 
 // What is not the record's to say.
 static int goes_with_replay(const Option *o) {
-    static const char *const names[] = {"--replay", "--image", "--threads", "--kernel", "--timings", "--in-memory"};
+    static const char *const names[] = {"--replay", "--image", "--video", "--threads", "--kernel", "--timings", "--in-memory"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (!strcmp(o->name, names[i])) return 1;
     }
@@ -372,9 +372,11 @@ void options_tell(const Options *all, void (*tell)(void *user, const char *name,
         if (!o->is_recorded || o->kind == STOP) continue;
         const char *value = o->kind == TEXT ? *(const char *const *)field : number;
         if (o->kind == FLAG) value = *(const int *)field ? "true" : "false";
+        else if (o->kind == RATE && !(all->fps > 0)) value = NULL;  // not given
+        else if (o->kind == RATE) snprintf(number, sizeof number, "%.17g", all->fps);
         else if (o->kind == SEED) snprintf(number, sizeof number, "%llu", (unsigned long long)all->seed);
         else if (o->kind == REAL) snprintf(number, sizeof number, "%.9g", (double)*(const float *)field);
-        else if (o->kind == COUNT && *(const int *)field < o->least) value = NULL;  // not given
+        else if (o->kind == COUNT && *(const int *)field < o->least) value = NULL;
         else if (o->kind == COUNT) snprintf(number, sizeof number, "%d", *(const int *)field);
         tell(user, o->name + 2, value, o->kind == TEXT);
     }

@@ -27,11 +27,11 @@ static void hex(char out[65], const uint8_t digest[32]) {
     for (int i = 0; i < 32; i++) snprintf(out + 2 * i, 3, "%02x", digest[i]);
 }
 
-static void digest_of(const SmolPicture *p, uint8_t digest[32]) {
+void picture_digest(const SmolPicture *p, uint8_t sha256[32]) {
     SmolSha256 s;
     smol_sha256_init(&s);
     smol_sha256_add(&s, p->bytes, p->n_bytes);
-    smol_sha256_end(&s, digest);
+    smol_sha256_end(&s, sha256);
 }
 
 // Text from outside may be no UTF-8. The prompt's template makes the same of it.
@@ -48,13 +48,26 @@ static void add_text(Buffer *b, const char *s) {
 static void print_picture(Buffer *b, const char *name, const SmolPicture *p, const SmolTiling *t) {
     char sha256[65];
     uint8_t digest[32];
-    digest_of(p, digest);
+    picture_digest(p, digest);
     hex(sha256, digest);
     buffer_print(b, "{\"file\": ");
     add_text(b, name);
     buffer_print(b, ", \"sha256\": \"%s\", \"width\": %d, \"height\": %d, \"resized\": [%d, %d], \"cut\": [%d, %d], ",
                  sha256, p->width, p->height, t->resized_w, t->resized_h, t->cut_w, t->cut_h);
     buffer_print(b, "\"rows\": %d, \"cols\": %d, \"tiles\": %d, \"tokens\": %d}", t->rows, t->cols, t->n_tiles, t->n_tokens);
+}
+
+static void print_video(Buffer *b, const Video *v) {
+    char sha256[65];
+    buffer_print(b, " \"video\": {\"file\": ");
+    add_text(b, v->name);
+    buffer_print(b, ", \"width\": %d, \"height\": %d, \"fps\": %.17g, \"total\": %d, \"frames\": [", v->width, v->height,
+                 v->fps, v->n_total);
+    for (int i = 0; i < v->video.n_frames; i++) {
+        hex(sha256, v->sha256[i]);
+        buffer_print(b, "%s\n  {\"index\": %d, \"sha256\": \"%s\"}", i ? "," : "", v->frames[i], sha256);
+    }
+    buffer_print(b, "\n ]},\n");
 }
 
 static void add_option(void *user, const char *name, const char *value, int is_text) {
@@ -121,7 +134,9 @@ static Buffer make_record(const Session *s, const Answer *a) {
         buffer_print(&b, "%s\n  ", i ? "," : "");
         print_picture(&b, s->picture_names[i], &s->pictures[i], &s->tilings[i]);
     }
-    buffer_print(&b, "%s],\n \"options\": ", s->n_pictures ? "\n " : "");
+    buffer_print(&b, "%s],\n", s->n_pictures ? "\n " : "");
+    if (s->n_videos) print_video(&b, &s->videos[0]);
+    buffer_print(&b, " \"options\": ");
     add_options(&b, &s->opt);
     buffer_print(&b, ",\n \"prompt\": ");
     add_text(&b, s->opt.prompt);
@@ -164,8 +179,8 @@ static void show_value(char out[MAX_SHOWN + 4], const Json *j, size_t i) {
 }
 
 // A file's name with a line end or the like would spoil every message about it.
-static char *file_name(const Record *r, size_t picture) {
-    char *name = json_text(&r->json, member(r, picture, "file", JSON_STRING));
+static char *file_name(const Record *r, size_t of) {
+    char *name = json_text(&r->json, member(r, of, "file", JSON_STRING));
     for (const char *c = name; *c; c++) {
         if ((unsigned char)*c < 0x20 || *c == 0x7f) bad(r, "file", "has a control character in it");
     }
@@ -185,6 +200,13 @@ static void take_pictures(const Record *r, Options *o) {
         if (!given) o->images[o->n_images++] = file_name(r, i);
         member(r, i, "sha256", JSON_STRING);
     }
+}
+
+// The same of the video, if the answer has one.
+static void take_video(const Record *r, Options *o) {
+    size_t video = json_member(&r->json, 0, "video");
+    if (!video && o->video) die(r->path, "the answer has no video, so there is none to give with -v");
+    if (video && !o->video) o->video = file_name(r, member(r, 0, "video", JSON_OBJECT));
 }
 
 static void take_option(const Record *r, Options *o, size_t name, size_t value) {
@@ -222,6 +244,7 @@ void record_read(Session *s) {
     int is_known = format->n == strlen(FORMAT) && !memcmp(text + format->begin, FORMAT, format->n);
     if (!is_known) bad(r, "format", "is not a known one");
     take_pictures(r, &s->opt);
+    take_video(r, &s->opt);
     take_options(r, &s->opt);
     s->opt.prompt = json_text(&r->json, member(r, 0, "prompt", JSON_STRING));
     const char *fault = s->opt.choice_list ? options_split_choices(&s->opt) : NULL;
@@ -248,9 +271,20 @@ void record_check_pictures(const Session *s) {
     size_t all = member(s->replay, 0, "pictures", JSON_ARRAY), at = all + 1;
     for (int i = 0; i < s->n_pictures && at < v[all].end; i++, at = v[at].end) {
         uint8_t digest[32];
-        digest_of(&s->pictures[i], digest);
+        picture_digest(&s->pictures[i], digest);
         check_digest(s->replay, member(s->replay, at, "sha256", JSON_STRING), digest, s->picture_names[i], "picture");
     }
+}
+
+void record_check_frame(const Session *s, const Video *v, int i) {
+    const Record *r = s->replay;
+    const JsonValue *values = r->json.values;
+    size_t frames = member(r, member(r, 0, "video", JSON_OBJECT), "frames", JSON_ARRAY), at = frames + 1;
+    char what[32];
+    for (int k = 0; k < i && at < values[frames].end; k++) at = values[at].end;
+    if (at >= values[frames].end) return;  // fewer than now, which the comparison will say
+    snprintf(what, sizeof what, "frame %d", v->frames[i] + 1);
+    check_digest(r, member(r, at, "sha256", JSON_STRING), v->sha256[i], v->name, what);
 }
 
 typedef struct {

@@ -100,6 +100,8 @@ int choices_score(Session *s, Answer *a, const float *logits, SmolSha256 *digest
 
 // ---- record.c ----
 
+void picture_digest(const SmolPicture *p, uint8_t sha256[32]);  // of its file's bytes
+
 void record_write(const Session *s, const Answer *a);  // to the file that --record names
 
 // Reads a record, which stays in s->replay, and sets the options as it says. This and what follows end the program where they
@@ -107,6 +109,7 @@ void record_write(const Session *s, const Answer *a);  // to the file that --rec
 void record_read(Session *s);
 void record_check_model(const Session *s);
 void record_check_pictures(const Session *s);
+void record_check_frame(const Session *s, const Video *v, int i);  // which is about to be encoded
 void record_compare(const Session *s, const Answer *a);
 
 // ---- save.c ----

@@ -358,6 +358,7 @@ int video_choose(Video *v, const SmolConfig *c, int max_frames, SmolErr *err) {
     int n = smol_video_sample(c, v->n_total, v->fps, max_frames, v->frames, err);
     if (n < 0) return n;
     v->seconds = need(v->seconds, (size_t)n * sizeof *v->seconds, "frames");
+    v->sha256 = need(v->sha256, (size_t)n * sizeof *v->sha256, "frames");
     for (int i = 0; i < n; i++) v->seconds[i] = v->frames[i] / v->fps;
     v->video = (SmolVideo){n, v->seconds, v->n_total / v->fps};
     return 0;
@@ -402,6 +403,7 @@ void video_close(Video *v) {
     free(v->bytes);
     free(v->frames);
     free(v->seconds);
+    free(v->sha256);
     free(v->name);
     *v = (Video){0};
 }

@@ -46,7 +46,6 @@ USAGE = [
     (["M", "hi", "--stop", b"a\xe4"], "--stop wants a text"),
     (["M", "--record", "r"], "--record wants a PROMPT"),
     (["M", "hi", "--record", "r", "--plan"], "--record wants a PROMPT"),
-    (["M", "hi", "--record", "r", "-v", "folder"], "without a video"),
     (["--replay", "r"], "no MODEL"),
     (["M", "hi", "--replay", "r"], "takes no other"),
     (["M", "--replay", "r", "--seed", "1"], "does not go with --seed"),

@@ -91,7 +91,7 @@ def test_it_says_what_is_so(here, records, tmp_path):
 def test_options_are_all_there(records):
     record = json.loads(records["sampled"].read_bytes())
     assert record["options"] == {
-        "system": None, "choices": None, "no-tiling": False, "max-tiles": None, "raw": False, "special": False, "tokens": 30, "temperature": 1.70000005,
+        "fps": None, "max-frames": None, "system": None, "choices": None, "no-tiling": False, "max-tiles": None, "raw": False, "special": False, "tokens": 30, "temperature": 1.70000005,
         "top-p": 0.899999976, "top-k": 40, "min-p": 0.00100000005, "repeat-penalty": 1.29999995, "seed": 2 ** 64 - 1,
         "context": None, "kv-int8": False, "no-loop-check": False, "stop": ["zz", "\u00e9\"\\\n"]}
     assert json.loads(records["pictures"].read_bytes())["options"]["system"] == "Be brief.\n\t\"\u20ac\""
@@ -99,7 +99,7 @@ def test_options_are_all_there(records):
 
 def test_every_option_is_recorded_or_known_not_to_matter(here, records):
     """Whoever adds an option says here what it is."""
-    elsewhere = """in-memory logprobs image video fps max-frames threads kernel kernels timings json tokenize score trace dump-tiles record replay plan
+    elsewhere = """in-memory logprobs image video threads kernel kernels timings json tokenize score trace dump-tiles record replay plan
                    info verify help version""".split()
     options = set(re.findall(r"--([a-z0-9-]+)", here.good("--help").decode()))
     assert options == set(json.loads(records["greedy"].read_bytes())["options"]) | set(elsewhere)
@@ -159,6 +159,13 @@ def test_quantised_models(here, tmp_path):
         here.good(model, *QUESTIONS["pictures"], "--record", record)
         for kernel in here.good("--kernels").decode().split():
             replay(here, record, "--kernel", kernel, "-j", 3, model=model)
+
+
+def test_an_answer_with_a_zero(sanitized, tiny, tmp_path):
+    """A token of the vocabulary is the byte 0, which JSON can say and C's texts cannot."""
+    sanitized.good(tiny, "?", "-n", 900, "-t", 9, "--seed", 1, "--record", tmp_path / "zero.json")
+    assert "\0" in json.loads((tmp_path / "zero.json").read_bytes())["text"]
+    replay(sanitized, tmp_path / "zero.json", model=tiny)
 
 
 def test_order_and_spelling_do_not_matter(here, records, changed):
@@ -224,6 +231,7 @@ DIFFERENCES = [
     (put("answer.1.logprob", -0.0006), "answer[1].logprob: -0.0006 in the record, -0.000501739 now"),
     (put("logits_sha256", "00" * 32), f"logits_sha256: {'00' * 32} in the record, 140b1e11"),
     (put("text", "7.6\x1b[2J"), "text: 7.6\\u001b[2J in the record, 7.5 now"),
+    (put("text", "7\0"), "text: 7\\u0000 in the record, 7.5 now"),
     (put("finish", "length"), "finish: length in the record, stop now"),
     (put("prompt_tokens.60", 3), "prompt_tokens[60]: 3 in the record, "),
     (put("pictures.0.rows", 2), "pictures[0].rows: 2 in the record, 1 now"),
@@ -291,13 +299,93 @@ def test_small_differences_of_logprobs_are_libms(here, changed):
     assert "answer[0].logprob: " in here.bad(DEMO, "--replay", change(1.1e-6))
 
 
+# ---- videos ----
+
+@pytest.fixture(scope="module")
+def film():
+    """Ten gray frames of 12 x 8 pixels as Y4M, and each of them as the PPM that it becomes."""
+    grays = np.random.default_rng(4).integers(0, 256, (10, 8, 12), dtype=np.uint8)
+    frames = [b"P6 12 8 255\n" + np.repeat(gray[..., None], 3, -1).tobytes() for gray in grays]
+    return b"YUV4MPEG2 W12 H8 F2000:1001 Cmono XCOLORRANGE=FULL\n" + b"".join(b"FRAME\n" + g.tobytes() for g in grays), frames
+
+
+@pytest.fixture(scope="module")
+def video_record(here, tiny, film, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("video")
+    (folder / "film.y4m").write_bytes(film[0])
+    here.good(tiny, "-v", folder / "film.y4m", "What happens?", "--max-frames", 4, "-n", 5, "--record", folder / "record.json")
+    return folder / "record.json"
+
+
+def test_videos(here, sanitized, tiny, film, video_record, tmp_path):
+    """However the frames are stored: the bytes of those that the model saw, which are some of all."""
+    stream, frames = film
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i, frame in enumerate(frames):
+        (folder / f"{i}.ppm").write_bytes(frame)
+    record = json.loads(video_record.read_bytes())
+    video = record["video"]
+    assert {k: video[k] for k in ("width", "height", "fps", "total")} == {"width": 12, "height": 8, "fps": 2000 / 1001, "total": 10}
+    assert record["options"]["max-frames"] == 4 and len(video["frames"]) == 4 and video["frames"][3]["index"] == 9
+    assert [f["sha256"] for f in video["frames"]] == [hashlib.sha256(frames[f["index"]]).hexdigest() for f in video["frames"]]
+    for kernel in here.good("--kernels").decode().split():
+        replay(here, video_record, "--kernel", kernel, "-j", 3, model=tiny)
+    replay(sanitized, video_record, "-v", "-", model=tiny, stdin=stream)
+    for name, options in (folder, ["--fps", repr(2000 / 1001)]), ("-", ["--fps", "3"]):
+        other = tmp_path / "other.json"
+        here.good(tiny, "-v", name, "What?", "--max-frames", 3, *options, "--record", other, stdin=b"".join(frames))
+        replay(here, other, model=tiny, stdin=b"".join(frames))
+        assert json.loads(other.read_bytes())["options"]["fps"] == float(options[1])
+
+
+def test_another_video(here, tiny, film, video_record, records, tmp_path):
+    """It is named before the frame is encoded; a frame that the model did not see may be another."""
+    stream, frames = film
+    seen = [f["index"] for f in json.loads(video_record.read_bytes())["video"]["frames"]]
+    for i in range(len(frames)):
+        path, data = tmp_path / "other.y4m", bytearray(stream)
+        data[stream.index(b"FRAME") + (i + 1) * (6 + 96) - 1] ^= 1
+        path.write_bytes(data)
+        if i in seen:
+            line = here.bad(tiny, "--replay", video_record, "-v", path)
+            assert line.startswith(f"smol: {path}: is not the frame {i + 1} of the record: its sha256 is ")
+        else:
+            replay(here, video_record, "-v", path, model=tiny)
+    assert "the answer has no video" in here.bad(DEMO, "--replay", records["text"], "-v", path)
+    assert "the answer has 0 pictures" in here.bad(tiny, "--replay", video_record, "-i", METER)
+    assert "No such file" in here.bad(tiny, "--replay", video_record, "-v", tmp_path / "none")
+
+
+@pytest.mark.parametrize("change, says", [
+    (put("video.fps", 25), "video.fps: 25 in the record, 1.998"),
+    (put("video.total", 11), "video.total: 11 in the record, 10 now"),
+    (put("video.frames.1.index", 2), "video.frames[1].index: 2 in the record, 3 now"),
+    (lambda r: r["video"]["frames"].pop(), "video.frames: 3 of them in the record, 4 of them now"),
+    (lambda r: r["video"]["frames"].append(5), "video.frames: 5 of them in the record, 4 of them now"),
+    (put("video.frames.2", 5), "sha256 is missing or of another kind"),
+    (put("video.frames", {}), "frames is missing or of another kind"),
+    (put("video.file", 5), "file is missing or of another kind"),
+    (put("video", []), "video is missing or of another kind"),
+    (lambda r: r.pop("video"), "prompt_tokens"),
+    (put("options.max-frames", 3), "of the record: its sha256 is "),
+    (put("options.fps", 0), "fps is no option, or has a value that it cannot have"),
+    (put("pictures", [{"file": METER, "sha256": ""}]), "a question has pictures or a video, not both"),
+])
+def test_where_videos_differ(sanitized, tiny, video_record, tmp_path, change, says):
+    record = json.loads(video_record.read_bytes())
+    change(record)
+    (tmp_path / "changed.json").write_text(json.dumps(record))
+    assert says in sanitized.bad(tiny, "--replay", tmp_path / "changed.json")
+
+
 # ---- hostile records ----
 
 BROKEN = [
     (b"", "a value is missing"), (b"{", "the name of a member is missing"), (b"[1,]", "a value is missing"), (b"{}x", "something follows"),
     (b'{"a":1,}', "the name of a member"), (b'{"a" 1}', "a colon"), (b"[1 2]", "a comma or a closing bracket"), (b"[1}", "a comma or"),
     (b"[" * 17, "too many brackets"), (b"[" * 16 + b"]" * 16, "format is missing"), (b"[" * 100000, "too many brackets"),
-    (b'"\\q"', "after a backslash"), (b'"\\u12g4"', "after a backslash"), (b'"\\u0000"', "after a backslash"), (b'"\\ud800"', "after a backslash"),
+    (b'"\\q"', "after a backslash"), (b'"\\u12g4"', "after a backslash"), (b'"\\u0000"', "format is missing"), (b'"\\ud800"', "after a backslash"),
     (b'"\\ud800\\u0041"', "after a backslash"), (b'"\\udc00"', "after a backslash"), (b'"\\', "after a backslash"), (b'"ab', "has no end"),
     (b'"a\nb"', "a control character"), (b'"a\0b"', "a control character"), (b'"\xff"', "not UTF-8"), (b'"\xc0\xaf"', "not UTF-8"), (b'"\xed\xa0\x80"', "not UTF-8"),
     (b'"\xe2\x82"', "not UTF-8"), (b"01", "something follows"), (b"-", "not a number"), (b"1.", "not a number"), (b"1e", "not a number"),
