@@ -8,6 +8,7 @@
 # make fuzz     libFuzzer on the pictures, the tokenizer, the model file and records, FUZZ_SECONDS each (60)
 # make bench    how fast this machine is with the demonstration model and with random weights of the released shapes
 # make bench-peers  the same against llama.cpp, torch and OpenVINO: see bench/README.md
+# make bench-loss TEXT=FILE CALIBRATE=FILE_OR_FOLDER  what 8 and 4 bits cost SmolLM2-135M, beside llama.cpp's types
 # make bench-pictures  a photo of 12 megapixels: decoding beside djpeg (Debian's libjpeg-turbo-progs), resize and cut
 # make coverage lines and branches of the engine that the C tests run, by file
 # make analyze  gcc -fanalyzer, clang-tidy and cppcheck over the engine and the program: no warnings
@@ -162,6 +163,24 @@ bench-peers: build/bench/bench $(filter-out build/bench/demo-%,$(BENCH)) build/p
 	build/peers/bin/python bench/peers.py -t $(THREADS) -r $(REPEAT) \
 		-m $(filter-out demo,$(MODELS)) -y $(TYPES)
 
+LOSS = $(patsubst %,build/loss/%,q8.smol q8.smol+kv8 q8-calibrated.smol q4.smol q4-calibrated.smol)
+
+build/loss/%.smol: $(SMOLLM2) $(wildcard export/*.py) | .venv/ready
+	@mkdir -p build/loss
+	.venv/bin/python export/export.py $< -o $@ --type $* --quiet
+
+build/loss/folder: build/loss/f32.smol | .venv/ready
+	.venv/bin/python bench/loss.py --make-folder $< $@
+
+build/loss/%-calibrated.smol: build/loss/folder $(wildcard export/*.py)
+	.venv/bin/python export/export.py $< -o $@ --type $* --calibrate $(CALIBRATE)
+
+build/loss/peers: $(SMOLLM2) | build/peers/ready
+	build/peers/bin/python bench/loss.py --make-peers $< $@
+
+bench-loss: run $(filter-out %+kv8,$(LOSS)) build/loss/peers
+	build/peers/bin/python bench/loss.py build/loss/f32.smol $(TEXT) $(LOSS) build/loss/peers/*.gguf
+
 bench-pictures: .venv/ready
 	.venv/bin/python bench/pictures.py
 
@@ -200,4 +219,4 @@ windows:
 clean:
 	rm -rf run build
 
-.PHONY: demo chat check sbom repro hardened bench-hardened coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-pictures clean
+.PHONY: demo chat check sbom repro hardened bench-hardened coverage analyze debug test oracle identical fuzz mcu windows bench bench-peers bench-loss bench-pictures clean

@@ -1,25 +1,28 @@
 """What 8 and 4 bits cost: files of one model of text in several types against its weights in f32.
 
-    python export/export.py MODEL.gguf -o f32.smol                     the reference; a Hugging Face folder will do as well
-    python export/export.py MODEL.gguf -o q4.smol --type q4            and q8
-    python bench/loss.py --make-folder f32.smol FOLDER                 what --calibrate wants: a Hugging Face folder
-    python export/export.py FOLDER -o q4-calibrated.smol --type q4 --calibrate TEXTS
-    python bench/loss.py --make-peers MODEL.gguf PEERS                 llama.cpp's Q8_0, Q4_0, IQ4_NL, Q4_K_M in the folder PEERS
-    python bench/loss.py f32.smol TEXT q4.smol ... PEERS/*.gguf
+    make bench-loss TEXT=FILE CALIBRATE=FILE_OR_FOLDER    makes the files from SmolLM2-135M, and ends with
+    python bench/loss.py f32.smol TEXT q4.smol q8.smol+kv8 ... Q4_0.gguf ...
 
-All weights are dequantised and run by transformers in f32, so this is the loss of the weights alone, with neither engine in it.
-The text is cut into windows of 512 tokens; columns are the size of the file's matrices in bits a weight, the mean
-Kullback-Leibler divergence of the next token's distribution, how often the most probable token is the same, and perplexity.
-MODEL.gguf can be that of the package in export/smollm2.txt; llama-cpp-python is one of the peers in requirements.txt.
+    python bench/loss.py --make-folder f32.smol FOLDER    what --calibrate wants: a Hugging Face folder
+    python bench/loss.py --make-peers MODEL.gguf PEERS    llama.cpp's Q8_0, Q4_0, IQ4_NL, Q4_K_M in the folder PEERS
+
+The text is cut into pieces of 2,000 characters. Columns are the size of the file's matrices in bits a weight; the mean
+Kullback-Leibler divergence of the next token's distribution from that of transformers in f32, how often the most probable
+token is the same, and perplexity. Twice: of the weights alone, dequantised and run by transformers in f32; and of the engine
+that the file is for, this one or llama.cpp, which rounds activations and the KV cache, too (+kv8: with --kv-int8).
 """
 
 import argparse
 import ctypes
+import json
 import os
+import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -30,7 +33,7 @@ from header import read_config, read_sources  # noqa: E402
 from smol_file import F32, F32X16, Q4, Q8, SmolFile  # noqa: E402
 from smol_to_folder import make_tokenizer  # noqa: E402
 
-WINDOW = 512
+PIECE = 2000  # characters
 BITS = {F32X16: 32, Q8: 8.25, Q4: 4.5}
 PEERS = ("Q8_0", "Q4_0", "IQ4_NL", "Q4_K_M")
 
@@ -91,29 +94,83 @@ def load(model, tensors):
         p.copy_(torch.from_numpy(np.array(tensors[name])).reshape(p.shape))
 
 
+# ---- who predicts: (n_tok - 1, vocab_size) logarithms of probabilities ----
+
 @torch.no_grad()
-def predictions(model, window):
-    """(511, vocab_size) logarithms of probabilities."""
-    return torch.log_softmax(model(window[None], use_cache=False).logits[0, :-1], -1)
+def by_transformers(model, ids):
+    return torch.log_softmax(model(torch.tensor(ids)[None], use_cache=False).logits[0, :-1].double(), -1)
 
 
-def compare(model, windows, reference):
-    """Mean divergence, agreement and perplexity."""
+def by_smol(path, text, ids, *options):
+    with tempfile.TemporaryDirectory() as folder:
+        trace = os.path.join(folder, "trace")
+        command = [os.path.join(HERE, "..", "run"), path, "--raw", "-n", "1", "--json", "--trace", trace, *options, "--", text]
+        read = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["prompt_tokens"]
+        if read != ids:
+            sys.exit(f"{path}: reads other tokens than the reference's tokenizer")
+        return torch.log_softmax(load_file(trace)["logits"][:len(ids) - 1].double(), -1)
+
+
+def by_llama(model, ids):
+    import llama_cpp as ll
+
+    params = ll.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = len(ids)
+    context, vocab_size = ll.llama_init_from_model(model, params), ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model))
+    batch = ll.llama_batch_init(len(ids), 0, 1)
+    batch.n_tokens = len(ids)
+    for i, token in enumerate(ids):
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, 1
+    if ll.llama_decode(context, batch):
+        sys.exit("llama.cpp could not run a piece of the text")
+    logits = np.ctypeslib.as_array(ll.llama_get_logits(context), (len(ids), vocab_size))[:-1].astype(np.float64)
+    ll.llama_batch_free(batch)
+    ll.llama_free(context)
+    return torch.log_softmax(torch.from_numpy(logits), -1)
+
+
+def load_llama(path):
+    import llama_cpp as ll
+
+    load_llama.log = ll.llama_log_callback(lambda *_: None)
+    ll.llama_log_set(load_llama.log, ctypes.c_void_p())
+    ll.llama_backend_init()
+    return ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
+
+
+# ---- the table ----
+
+def compare(reference, pieces, predict):
+    """Three cells: mean divergence, agreement and perplexity of predict(text, ids)."""
     total = torch.zeros(3, dtype=torch.float64)
-    for window, p in zip(windows, reference):
-        q = predictions(model, window)
+    for p, (text, ids) in zip(reference, pieces):
+        q = predict(text, ids)
         total[0] += (p.exp() * (p - q)).sum()
         total[1] += (p.argmax(-1) == q.argmax(-1)).sum()
-        total[2] -= q.gather(1, window[1:, None]).sum()
+        total[2] -= q.gather(1, torch.tensor(ids)[1:, None]).sum()
     kl, same, loss = (total / sum(len(p) for p in reference)).tolist()
-    return kl, same, np.exp(loss)
+    return f"{kl:.5f} | {100 * same:.2f} % | {np.exp(loss):.3f}"
+
+
+def line(argument, model, reference, pieces):
+    path, _, kv8 = argument.partition("+")
+    is_smol = path.endswith(".smol")
+    tensors, bits = read_smol(path) if is_smol else read_gguf(path)
+    load(model, tensors)
+    weights = compare(reference, pieces, lambda _, ids: by_transformers(model, ids))
+    if is_smol:
+        whole = compare(reference, pieces, lambda text, ids: by_smol(path, text, ids, *["--kv-int8"] * bool(kv8)))
+    else:
+        llama = load_llama(path)
+        whole = compare(reference, pieces, lambda _, ids: by_llama(llama, ids))
+    return f"| {os.path.splitext(os.path.basename(path))[0]}{'+' * bool(kv8)}{kv8} | {bits:.2f} | {weights} | {whole} |"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make-peers", action="store_true")
     parser.add_argument("--make-folder", action="store_true")
-    parser.add_argument("--windows", type=int, help="only the first so many")
+    parser.add_argument("--pieces", type=int, help="only the first so many")
     parser.add_argument("reference")
     parser.add_argument("text")
     parser.add_argument("files", nargs="*")
@@ -123,20 +180,17 @@ def main():
     if options.make_folder:
         return make_folder(options.reference, options.text)
     smol = SmolFile(options.reference)
-    model = make_model(smol.header)
+    model, tokenizer = make_model(smol.header), make_tokenizer(smol.tokenizer)
     load(model, smol.tensors)
     with open(options.text, encoding="utf-8") as f:
-        ids = torch.tensor(make_tokenizer(smol.tokenizer).encode(f.read(), add_special_tokens=False).ids)
-    windows = ids[:len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW)[:options.windows]
-    reference = [predictions(model, window) for window in windows]
-    print("| file | bits | KL | same top token | perplexity |\n| --- | --- | --- | --- | --- |")
-    print(f"| f32 | 32 | 0 | 100 % | {compare(model, windows, reference)[2]:.3f} |", flush=True)
-    for path in options.files:
-        tensors, bits = read_smol(path) if path.endswith(".smol") else read_gguf(path)
-        load(model, tensors)
-        kl, same, perplexity = compare(model, windows, reference)
-        name = os.path.splitext(os.path.basename(path))[0]
-        print(f"| {name} | {bits:.2f} | {kl:.5f} | {100 * same:.2f} % | {perplexity:.3f} |", flush=True)
+        text = f.read()
+    texts = [text[i:i + PIECE] for i in range(0, len(text), PIECE)][:options.pieces]
+    pieces = [(t, tokenizer.encode(t, add_special_tokens=False).ids) for t in texts]
+    reference = [by_transformers(model, ids) for _, ids in pieces]
+    print("| file | bits | KL, weights | same top token | perplexity | KL, engine | same top token | perplexity |")
+    print("| --- " * 8 + "|")
+    for argument in [options.reference, *options.files]:
+        print(line(argument, model, reference, pieces), flush=True)
 
 
 if __name__ == "__main__":
