@@ -364,21 +364,25 @@ int options_parse(Options *o, int argc, char **argv) {
 
 // ---- options in a record, by their names without the dashes ----
 
+// NULL: not given.
+static const char *recorded_value(const Options *all, const Option *o, char number[32]) {
+    const void *field = (const char *)all + o->field;
+    switch (o->kind) {
+    case TEXT: return *(const char *const *)field;
+    case FLAG: return *(const int *)field ? "true" : "false";
+    case SEED: snprintf(number, 32, "%llu", (unsigned long long)all->seed); break;
+    case REAL: snprintf(number, 32, "%.9g", (double)*(const float *)field); break;
+    case RATE: snprintf(number, 32, "%.17g", all->fps); return all->fps > 0 ? number : NULL;
+    default: snprintf(number, 32, "%d", *(const int *)field); return *(const int *)field < o->least ? NULL : number;
+    }
+    return number;
+}
+
 void options_tell(const Options *all, void (*tell)(void *user, const char *name, const char *value, int is_text), void *user) {
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         const Option *o = &options[i];
-        const void *field = (const char *)all + o->field;
         char number[32];
-        if (!o->is_recorded || o->kind == STOP) continue;
-        const char *value = o->kind == TEXT ? *(const char *const *)field : number;
-        if (o->kind == FLAG) value = *(const int *)field ? "true" : "false";
-        else if (o->kind == RATE && !(all->fps > 0)) value = NULL;  // not given
-        else if (o->kind == RATE) snprintf(number, sizeof number, "%.17g", all->fps);
-        else if (o->kind == SEED) snprintf(number, sizeof number, "%llu", (unsigned long long)all->seed);
-        else if (o->kind == REAL) snprintf(number, sizeof number, "%.9g", (double)*(const float *)field);
-        else if (o->kind == COUNT && *(const int *)field < o->least) value = NULL;
-        else if (o->kind == COUNT) snprintf(number, sizeof number, "%d", *(const int *)field);
-        tell(user, o->name + 2, value, o->kind == TEXT);
+        if (o->is_recorded && o->kind != STOP) tell(user, o->name + 2, recorded_value(all, o, number), o->kind == TEXT);
     }
 }
 
